@@ -1,0 +1,176 @@
+"""Is a level alive? Diagnostics of its embeddings on a fixed held-out batch, and a verdict in words.
+
+    (R, D) embeddings -> measure -> Reading (with the energies of the same batch) -> verdict
+
+The order of the verdicts matters. A level that has shrunk to a dot keeps rounding noise of full rank, so its spectrum looks
+richer than that of a living one: how far the level spreads is asked first, in how many directions second, and only then, once
+training has had time, whether it predicts better than its trivial baseline. A low energy alone is never evidence of learning.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hjepa import randomness
+from hjepa.randomness import Key
+
+SPREAD_LEFT = 0.01
+"""Complete collapse: less than this is left of the spread at the start, or of the scale (uncentred RMS)."""
+
+ONE_DIRECTION = 1.5
+"""Dimensional collapse: an effective rank below this. How many directions a living level needs follows from what moves in its
+world (two for an angle, whatever the width), so the threshold is no share of the width: about one direction is left, or not."""
+
+TOP_SHARE = 0.99
+"""Dimensional collapse as well: one direction holds this share of the variance. Noise of 1 % of its length in the other
+directions gives a dead line in 64 dimensions an effective rank near 10, which is also that of living levels."""
+
+NO_GAIN = 1e-3
+"""Shortcut: a gain over the trivial baseline that is not larger than this. Both energies are of the same batch, so that no
+sampling noise lies between them."""
+
+RELATIVE_FLOOR = 1e-5
+"""Singular values below this share of the largest are noise: float32 cannot tell them from rounding."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one level shows on the held-out batch: `Reading(**measure(embedding), energy=..., trivial=...)`."""
+
+    std: float
+    rms: float
+    rank: float
+    rank_share: float
+    top_share: float
+    correlation: float
+    energy: float
+    """Mean energy of the predictions."""
+    trivial: float
+    """Mean energy of the level's own baseline on the same batch."""
+
+    @property
+    def gain(self) -> float:
+        """1 - energy / trivial: 1 is perfect, 0 is no better than the baseline.
+
+        Where the baseline is perfect: 0 if the prediction is too, else -1.
+        """
+        if self.trivial == 0:
+            return 0.0 if self.energy == 0 else -1.0
+        return 1 - self.energy / self.trivial
+
+    def std_ratio(self, initial_std: float) -> float:
+        """How much spread is left: of the start or of the scale, whichever is less."""
+        return min(_share(self.std, initial_std), _share(self.std, self.rms))
+
+
+def measure(embedding: Tensor) -> dict[str, float]:
+    """Diagnostics of R embeddings (R, D), in float64, by one transfer to the host. Every key is a field of `Reading`.
+
+    - `std`: centred root mean square; `rms`: uncentred.
+    - `rank`: effective rank, the exponential of the entropy of the centred singular values (Roy & Vetterli 2007), without
+      those below the noise floor. A constant embedding has rank 1; a single row shows no direction and has rank 0.
+    - `rank_share`: `rank` over that of a Gaussian sample of the same R and D.
+    - `top_share`: share of the variance along the first principal direction.
+    - `correlation`: mean absolute correlation of two different dimensions; those that are constant count as uncorrelated.
+
+    All are nan where an embedding is not finite.
+    """
+    rows, floor = _on_host(embedding)
+    if not rows.isfinite().all():
+        return dict.fromkeys((f.name for f in fields(Reading) if f.name not in ("energy", "trivial")), math.nan)
+    centred = rows - rows.mean(0)
+    values = _singular_values(centred, floor * rows.norm())
+    rank = _effective_rank(values) if len(rows) > 1 else 0.0
+    variance = values.square()
+    return {
+        "std": float(centred.square().mean().sqrt()),
+        "rms": float(rows.square().mean().sqrt()),
+        "rank": rank,
+        "rank_share": rank / gaussian_rank(*rows.shape),
+        "top_share": float(variance[0] / variance.sum()) if variance[0] > 0 else 1.0,
+        "correlation": _correlation(centred),
+    }
+
+
+def spectrum(embedding: Tensor) -> list[float]:
+    """The centred singular values (min(R, D),) over the largest, in falling order; zeros for a constant embedding."""
+    rows, floor = _on_host(embedding)
+    if not rows.isfinite().all():
+        return [math.nan] * min(rows.shape)
+    values = _singular_values(rows - rows.mean(0), floor * rows.norm())
+    largest = values[0] if values[0] > 0 else 1.0
+    return [float(value) for value in values / largest]
+
+
+def verdict(now: Reading, initial_std: float, settled: bool) -> str:
+    """`healthy`, or words that begin with what is wrong.
+
+    `initial_std` is the level's `std` before training. `settled`: training has had time (its first tenth is over), so that a
+    prediction no better than the trivial baseline is a finding.
+    """
+    for name in (f.name for f in fields(now)):
+        if not math.isfinite(getattr(now, name)):
+            return f"diverged ({name} is {getattr(now, name)})"
+    if now.rank == 0:
+        return "undecided (a single embedding shows no spread)"
+    if now.std_ratio(initial_std) < SPREAD_LEFT:
+        start, scale = _share(now.std, initial_std), _share(now.std, now.rms)
+        return f"complete collapse (std at {_percent(start)} of its start, {_percent(scale)} of its scale)"
+    full = now.rank / now.rank_share
+    if full > ONE_DIRECTION and (now.rank < ONE_DIRECTION or now.top_share > TOP_SHARE):
+        share = _percent(now.top_share)
+        return f"dimensional collapse (rank {now.rank:.1f} of {full:.0f}, {share} of the variance in one direction)"
+    if settled and now.gain <= NO_GAIN:
+        return f"shortcut (predicts no better than its trivial baseline: energy {now.energy:.3g}, baseline {now.trivial:.3g})"
+    return "healthy"
+
+
+@lru_cache(maxsize=256)
+def gaussian_rank(rows: int, width: int) -> float:
+    """The effective rank of a fixed Gaussian sample (rows, width): what `rank` can at most be expected to be."""
+    sample = randomness.normal(Key.of("collapse", rows, width), "gaussian", (rows, width)).double()
+    return _effective_rank(_singular_values(sample - sample.mean(0), torch.zeros((), dtype=torch.float64)))
+
+
+def _on_host(embedding: Tensor) -> tuple[Tensor, float]:
+    """The embeddings in float64, and the share of their norm that rounding in their own type can amount to."""
+    return embedding.detach().cpu().double(), torch.finfo(embedding.dtype).eps / 2
+
+
+def _singular_values(centred: Tensor, floor: Tensor) -> Tensor:
+    """(min(R, D),) in falling order; what lies below the floor, or too far below the largest, is 0.
+
+    From the smaller Gram matrix: in float64 it is exact far below the floor, and much cheaper than a decomposition.
+    """
+    rows, width = centred.shape
+    gram = centred @ centred.T if rows < width else centred.T @ centred
+    values: Tensor = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
+    return values * (values > torch.maximum(floor, RELATIVE_FLOOR * values[0]))
+
+
+def _effective_rank(values: Tensor) -> float:
+    if values[0] == 0:
+        return 1.0
+    share = values / values.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def _correlation(centred: Tensor) -> float:
+    width = centred.shape[1]
+    unit = torch.nn.functional.normalize(centred, dim=0, eps=1e-300)
+    matrix = (unit.T @ unit).abs()
+    return float((matrix.sum() - matrix.diagonal().sum()) / max(1, width * (width - 1)))
+
+
+def _share(part: float, whole: float) -> float:
+    """Part of a whole; all of it where there is no whole to compare with and something is left, nothing where nothing is."""
+    return part / whole if whole > 0 else float(part > 0)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.3g} %"

@@ -1,0 +1,118 @@
+"""What the levels have learned: frozen features of fixed samples, shown to the probes of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hjepa.contracts import Batch, Observation, Spec, States
+from hjepa.errors import Mistake, listed, nearest
+from hjepa.loading import Source
+from hjepa.stack import Maker, Pass, Stack
+from hjepa.study import Study
+
+
+class Bench:
+    """What probes may look at (the protocol `Observer`): evaluation mode, no gradient, always the same samples of a split."""
+
+    def __init__(self, stack: Stack, sources: Mapping[str, Source], study: Study, device: torch.device) -> None:
+        self.stack, self.sources, self.device = stack, sources, device
+        self.samples, self.batch = study.evaluate.samples, study.evaluate.batch
+        self._seen: dict[tuple[str, str], Observation] = {}
+        self._conditions: dict[tuple[str, str], Tensor | None] = {}
+
+    def spec(self, level: str) -> Spec:
+        return self.stack.composer.spec(level, self.stack.nodes[level].source)
+
+    def observe(self, level: str, split: str) -> Observation:
+        """The level's states of the first samples of a split, on the CPU."""
+        if (level, split) not in self._seen:
+            chunks = [self._chunk(level, batch) for batch in self._batches(level, split)]
+            states = _cat_states([states for states, _, _ in chunks])
+            batch = {key: torch.cat([batch[key].cpu() for _, _, batch in chunks]) for key in chunks[0][2]}
+            conditions = [condition for _, condition, _ in chunks if condition is not None]
+            self._conditions[level, split] = torch.cat(conditions) if conditions else None
+            self._seen[level, split] = Observation(states, batch)
+        return self._seen[level, split]
+
+    def _batches(self, level: str, split: str) -> list[Batch]:
+        source = self.sources[self.stack.nodes[level].source]
+        count = min(self.samples, len(source.dataset.split(split)))
+        starts = range(0, count, self.batch)
+        return [source.look(split, start, min(start + self.batch, count), self.device) for start in starts]
+
+    @torch.no_grad()
+    def _chunk(self, level: str, batch: Batch) -> tuple[States, Tensor | None, Batch]:
+        self.stack.eval()
+        one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
+        states, condition = one.states(level, self.stack.nodes[level].source), one.here(level).condition
+        return _on_cpu(states), None if condition is None else condition.cpu(), batch
+
+    @torch.no_grad()
+    def predict(self, level: str, split: str, start: int, steps: int) -> States:
+        """Own steps start+1 ... start+steps, predicted from own steps 0 ... start."""
+        seen, condition = self.observe(level, split).states, self._conditions[level, split]
+        parts = [self._rolled(level, seen, condition, start, steps, slice(at, at + self.batch)) for at in range(0, len(seen.time), self.batch)]
+        return _cat_states(parts)
+
+    def _rolled(self, level: str, seen: States, condition: Tensor | None, start: int, steps: int, rows: slice) -> States:
+        self.stack.eval()
+        known = States(
+            tokens=seen.tokens[rows, : start + 1].to(self.device),
+            time=seen.time[rows, : start + 1].to(self.device),
+            grid=seen.grid,
+            actions=None if seen.actions is None else seen.actions[rows, :start].to(self.device),
+        )
+        actions = None if seen.actions is None else seen.actions[rows, start : start + steps].to(self.device)
+        upto = condition if condition is None or condition.shape[1] == 1 else condition[:, : start + 1]
+        part = None if upto is None else upto[rows].to(self.device)
+        return _on_cpu(self.stack.levels[level].rollout(known, actions, steps, part))
+
+
+def _on_cpu(states: States) -> States:
+    return States(
+        tokens=states.tokens.float().cpu(),
+        time=states.time.cpu(),
+        grid=states.grid,
+        valid=None if states.valid is None else states.valid.cpu(),
+        maps=tuple(m.float().cpu() for m in states.maps),
+        actions=None if states.actions is None else states.actions.cpu(),
+    )
+
+
+def _cat_states(parts: list[States]) -> States:
+    first = parts[0]
+    return States(
+        tokens=torch.cat([p.tokens for p in parts]),
+        time=torch.cat([p.time for p in parts]),
+        grid=first.grid,
+        valid=None if first.valid is None else torch.cat([p.valid for p in parts if p.valid is not None]),
+        maps=tuple(torch.cat(maps) for maps in zip(*(p.maps for p in parts), strict=True)),
+        actions=None if first.actions is None else torch.cat([p.actions for p in parts if p.actions is not None]),
+    )
+
+
+def probes(study: Study, only: str | None = None) -> dict[str, Any]:
+    """The probes of a study, made; one of them where its label is given."""
+    if only is not None and only not in study.probes:
+        raise Mistake(f"no probe {only!r}{nearest(only, study.probes)} (the study has: {listed(study.probes)})")
+    maker = Maker(study)
+    return {label: maker.make(probe) for label, probe in study.probes.items() if only in (None, label)}
+
+
+def evaluate(
+    study: Study, stack: Stack, untrained: Stack, sources: Mapping[str, Source], device: torch.device, only: str | None = None
+) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
+    """`probe/<label>/<score>` of the stack, and `.../untrained_<score>` of the same stack before training; and what draws them."""
+    made = probes(study, only)
+    trained, fresh = (Bench(one, sources, study, device) for one in (stack, untrained))
+    scores: dict[str, float] = {}
+    for label, probe in made.items():
+        scores |= {f"probe/{label}/{name}": value for name, value in probe.measure(trained).items()}
+        scores |= {f"probe/{label}/untrained_{name}": value for name, value in probe.measure(fresh).items()}
+    draws = [partial(probe.draw, trained) for probe in made.values() if hasattr(probe, "draw")]
+    return scores, draws

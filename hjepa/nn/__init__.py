@@ -1,0 +1,20 @@
+"""Building blocks for authors of components: attention, positions, transformer blocks. Nothing here knows a study."""
+
+from hjepa.nn.attention import attend
+from hjepa.nn.blocks import MLP, AdaptiveNorm, Block, Past, PlainNorm, SelfAttention, linear
+from hjepa.nn.positions import grid_positions, rotate, rotation, sincos
+
+__all__ = [
+    "MLP",
+    "AdaptiveNorm",
+    "Block",
+    "Past",
+    "PlainNorm",
+    "SelfAttention",
+    "attend",
+    "grid_positions",
+    "linear",
+    "rotate",
+    "rotation",
+    "sincos",
+]

@@ -1,0 +1,121 @@
+"""Any torch optimizer by name, with groups by parameter name; learning rate and weight decay are pure functions of the step."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hjepa.errors import Problem, listed, nearest
+from hjepa.schedules import Schedule
+from hjepa.study import Study
+
+SCHEDULED = ("lr", "weight_decay")
+
+
+def available() -> dict[str, type[torch.optim.Optimizer]]:
+    """Every optimizer of torch that takes a step from gradients alone, by its name in small letters."""
+    found = {name.lower(): value for name, value in vars(torch.optim).items() if inspect.isclass(value)}
+    wanted = {name: value for name, value in found.items() if issubclass(value, torch.optim.Optimizer)}
+    return {name: value for name, value in wanted.items() if name not in ("optimizer", "lbfgs", "sparseadam")}
+
+
+def problems(study: Study) -> list[Problem]:
+    """What is wrong with the optimizer of a study."""
+    name, found = study.train.optimizer.name, available()
+    if name not in found:
+        said = f"unknown optimizer {name!r}{nearest(name, found)} (torch has: {listed(sorted(found))})"
+        return [Problem("train.optimizer.name", said)]
+    allowed = [key for key in inspect.signature(found[name]).parameters if key != "params"]
+    noted = [_unknown(f"train.optimizer.{key}", key, allowed) for key in study.train.optimizer.options if key not in allowed]
+    if study.train.optimizer.lr(0) < 0:
+        noted.append(Problem("train.optimizer.lr", "a learning rate is not negative"))
+    for pattern, options in study.train.groups.items():
+        for key, value in options.items():
+            path = f"train.groups.{pattern}.{key}"
+            if key not in allowed:
+                noted.append(_unknown(path, key, allowed))
+            elif key in SCHEDULED:
+                noted += _unreadable(path, value)
+    return noted or _refused(study, found[name])
+
+
+def _unknown(path: str, key: str, allowed: list[str]) -> Problem:
+    return Problem(path, f"unknown option{nearest(key, allowed)} (allowed: {listed(allowed)})")
+
+
+def _unreadable(path: str, value: Any) -> list[Problem]:
+    try:
+        Schedule.read(value, steps=1)
+    except ValueError as error:
+        return [Problem(path, str(error))]
+    return []
+
+
+def _refused(study: Study, found: type[torch.optim.Optimizer]) -> list[Problem]:
+    """What the optimizer itself says of its options."""
+    try:
+        _made(found, [{"params": [nn.Parameter(torch.zeros(1))]}], study.train.optimizer.options, 1e-3)
+    except Exception as error:
+        return [Problem("train.optimizer", f"{study.train.optimizer.name} refuses its options: {error}")]
+    return []
+
+
+def _made(found: type[Any], groups: list[dict[str, Any]], options: dict[str, Any], lr: float) -> torch.optim.Optimizer:
+    ready = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return found(groups, lr=lr, **ready)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """An optimizer, and what its groups follow."""
+
+    optimizer: torch.optim.Optimizer
+    schedules: list[dict[str, Schedule]]
+
+    def set(self, step: int) -> None:
+        """Learning rate and weight decay of every group at this step."""
+        for group, schedules in zip(self.optimizer.param_groups, self.schedules, strict=True):
+            group.update({key: schedule(step) for key, schedule in schedules.items()})
+
+
+def make(study: Study, module: nn.Module) -> Scheduled:
+    """The optimizer of a study; one group for each pattern, and for each whether weight decays.
+
+    Parameters of one dimension (biases, norms) do not decay. The last pattern that fits a name counts.
+    """
+    settings = study.train.optimizer
+    found = available()[settings.name]
+    sorted_out: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            key = (_pattern(name, study.train.groups), parameter.ndim > 1)
+            sorted_out.setdefault(key, []).append(parameter)
+    groups, schedules = [], []
+    for (pattern, decays), members in sorted_out.items():
+        own = study.train.groups.get(pattern, {})
+        plain = {key: value for key, value in own.items() if key not in SCHEDULED}
+        groups.append({"params": members, **plain})
+        schedules.append(_schedules(study, found, own, decays))
+    options = dict(settings.options)
+    if "fused" in inspect.signature(found).parameters and not {"fused", "foreach"} & set(options):
+        options["fused"] = True  # one pass over the parameters, on CPU and GPU
+    return Scheduled(_made(found, groups, options, 1e-3), schedules)
+
+
+def _pattern(name: str, patterns: Iterable[str]) -> str:
+    return next((pattern for pattern in reversed(list(patterns)) if fnmatch.fnmatchcase(name, pattern)), "")
+
+
+def _schedules(study: Study, found: type[Any], own: dict[str, Any], decays: bool) -> dict[str, Schedule]:
+    steps, settings = study.train.steps, study.train.optimizer
+    result = {"lr": Schedule.read(own.get("lr", settings.lr), steps)}
+    if "weight_decay" in inspect.signature(found).parameters:
+        decay = Schedule.read(own.get("weight_decay", settings.weight_decay), steps)
+        result["weight_decay"] = decay if decays else Schedule.of(0.0)
+    return result

@@ -1,0 +1,508 @@
+"""The graph of levels: composed from a study, checked before a tensor is allocated, encoded once a step.
+
+A level reads a stream of a source, or levels below it, in windows at its own clock: own step i sees the steps
+`i * stride ... i * stride + window - 1` of what it reads, so it never sees its own future. Only steps that some level reads are
+encoded, and each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hjepa import randomness
+from hjepa.contracts import Batch, Build, Dataset, Here, Outcome, Spec, States
+from hjepa.errors import Mistake, Problem, listed, nearest
+from hjepa.nn.states import states_of, window_spec, window_ticks, windows
+from hjepa.randomness import Key
+from hjepa.study import Component, LevelPlan, Shared, Study
+
+# --- making components ------------------------------------------------------------------------------------------------
+
+
+class Misfit(Exception):
+    """A component refused what it was given."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class Maker:
+    """Makes the components of a study. Parameters are drawn from `(seed, path)`; what is shared is made once."""
+
+    def __init__(self, study: Study) -> None:
+        self.seed = study.seed
+        nodes = [node for plan in study.levels.values() for node in plan.component.walk()]
+        self._at = {node.path: node for node in nodes if isinstance(node, Component)}
+        self._targets = {node.target for node in nodes if isinstance(node, Shared)}
+        self._shared: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+
+    def make(self, node: Component | Shared, *neighbours: Any) -> Any:
+        component = self._at[node.target] if isinstance(node, Shared) else node
+        if component.path not in self._targets:
+            return self._new(component, neighbours)
+        if component.path not in self._shared:
+            self._shared[component.path] = (self._new(component, neighbours), neighbours)
+        instance, known = self._shared[component.path]
+        if _shapes(known) != _shapes(neighbours):
+            raise Misfit(Problem(node.path, f"cannot be one with {component.path}: that reads {known}, this {neighbours}"))
+        return instance
+
+    def _new(self, component: Component, neighbours: tuple[Any, ...]) -> Any:
+        options = {name: self._ready(value) for name, value in component.options.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(Key.of(self.seed, component.path).word) % (1 << 63))
+            try:
+                return component.found(*neighbours, **options)
+            except (ValueError, TypeError, Mistake) as error:
+                raise Misfit(Problem(component.path, str(error))) from error
+
+    def _ready(self, value: Any) -> Any:
+        """Components within an option become factories."""
+        if isinstance(value, Component | Shared):
+            return Factory(self, value)
+        if isinstance(value, list):
+            return [self._ready(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._ready(item) for key, item in value.items()}
+        return value
+
+
+class Factory(Build[Any]):
+    """A component that is made when its owner knows its neighbours."""
+
+    def __init__(self, maker: Maker, node: Component | Shared) -> None:
+        self.maker, self.node, self.path = maker, node, node.path
+        self.name = node.name if isinstance(node, Component) else f"share of {node.target}"
+
+    def __call__(self, *neighbours: Any) -> Any:
+        return self.maker.make(self.node, *neighbours)
+
+
+def _shapes(neighbours: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What must agree for an instance to be shared: everything but the ticks."""
+    return tuple(replace(n, ticks=()) if isinstance(n, Spec) else n for n in neighbours)
+
+
+# --- the graph --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where one level stands in the graph."""
+
+    label: str
+    source: str
+    reads: tuple[str, ...]
+    plan: LevelPlan
+
+    @property
+    def stride(self) -> int:
+        return self.plan.keys.stride
+
+    @property
+    def window(self) -> int:
+        return self.plan.window
+
+
+def graph(study: Study, streams: Mapping[str, Mapping[str, Spec]]) -> tuple[dict[str, Node], list[Problem]]:
+    """What each level reads, from which source; and every label that leads nowhere."""
+    nodes: dict[str, Node] = {}
+    problems: list[Problem] = []
+    for label, plan in study.levels.items():
+        try:
+            nodes[label] = _node(label, plan, nodes, streams)
+        except Misfit as misfit:
+            problems.append(misfit.problem)
+    return nodes, problems
+
+
+def _node(label: str, plan: LevelPlan, before: dict[str, Node], streams: Mapping[str, Mapping[str, Spec]]) -> Node:
+    keys, path = plan.keys, f"levels.{label}"
+    if keys.data is not None and keys.data not in streams:
+        raise Misfit(Problem(f"{path}.data", f"no source {keys.data!r}{nearest(keys.data, streams)} (there are: {listed(streams)})"))
+    last = next(reversed(before.values()), None)
+    named = [keys.reads] if isinstance(keys.reads, str) else keys.reads
+    if named == []:
+        raise Misfit(Problem(f"{path}.reads", "an empty list: name a level or a batch key"))
+    if named is None:
+        follows = last is not None and keys.data in (None, last.source)
+        source = keys.data or (last.source if last else next(iter(streams)))
+        reads = (last.label,) if follows and last else (next(iter(streams[source])),)
+        return Node(label, source, reads, plan)
+    source = keys.data or next((before[name].source for name in named if name in before), next(iter(streams)))
+    allowed = [*before, *streams[source]]
+    for name in named:
+        if name not in allowed:
+            raise Misfit(Problem(f"{path}.reads", f"no level before {label!r} and no stream of {source!r} is called {name!r}{nearest(name, allowed)} (there are: {listed(allowed)})"))
+    return Node(label, source, tuple(named), plan)
+
+
+class Composer:
+    """Makes the levels in order, each from the spec of what it reads; everything that does not fit is noted."""
+
+    def __init__(self, study: Study, streams: Mapping[str, Mapping[str, Spec]]) -> None:
+        self.study, self.streams = study, streams
+        self.nodes, self.problems = graph(study, streams)
+        self.maker = Maker(study)
+        self.levels: dict[str, Any] = {}
+        for label, node in self.nodes.items():
+            if all(name in self.levels or name not in self.nodes for name in node.reads):
+                self._compose(label, node)
+
+    def _compose(self, label: str, node: Node) -> None:
+        try:
+            below = self.below(node, node.source)
+            self._enough(node, self.frames(node, 1), 1, below)
+            made = self.maker.make(node.plan.component, replace(below, condition=self._condition(node)))
+            self._enough(node, self.frames(node, made.needs), made.needs, below)
+            self._crop(node, made)
+        except Misfit as misfit:
+            self.problems.append(misfit.problem)
+            return
+        self.levels[label] = made
+
+    def spec(self, name: str, source: str) -> Spec:
+        """Of a level, or a stream, on a source (a level can be read on another source than it is trained on)."""
+        if name not in self.nodes:
+            if name not in self.streams[source]:
+                raise Misfit(Problem(f"data.{source}", f"gives no stream {name!r} (there are: {listed(self.streams[source])})"))
+            return self.streams[source][name]
+        own: Spec = self.levels[name].spec
+        node = self.nodes[name]
+        return own if source == node.source else replace(own, ticks=self.below(node, source).ticks)
+
+    def below(self, node: Node, source: str) -> Spec:
+        """What a level reads, in windows at its own clock."""
+        specs = [self.spec(name, source) for name in node.reads]
+        if len({spec.ticks for spec in specs}) > 1:
+            shown = "; ".join(f"{name} at {list(spec.ticks)}" for name, spec in zip(node.reads, specs, strict=True))
+            raise Misfit(Problem(f"levels.{node.label}.reads", f"what is read together must keep the same ticks: {shown}"))
+        joined = specs[0] if len(specs) == 1 else Spec(ticks=specs[0].ticks, actions=specs[0].actions, parts=tuple(specs))
+        return window_spec(joined, node.stride, node.window)
+
+    def frames(self, node: Node, steps: int) -> tuple[int, str]:
+        """How many steps of the source `steps` own steps need, and the sum that shows it."""
+        needed = (steps - 1) * node.stride + node.window
+        shown = f"({steps} - 1) * {node.stride} + {node.window} = {needed}"
+        below = self.nodes.get(node.reads[0])
+        if below is None:
+            return needed, f"{shown} {node.reads[0]}"
+        further, sum_below = self.frames(below, needed)
+        return further, f"{shown} steps of {below.label!r}, which need {sum_below}"
+
+    def _enough(self, node: Node, needed: tuple[int, str], steps: int, below: Spec) -> None:
+        have = below.steps
+        if have >= steps:
+            return
+        stream = node
+        while stream.reads[0] in self.nodes:
+            stream = self.nodes[stream.reads[0]]
+        given = self.spec(stream.reads[0], node.source).steps
+        said = f"{steps} own step{'s' * (steps > 1)} need {needed[1]}; source {node.source!r} gives {given}"
+        raise Misfit(Problem(f"levels.{node.label}", f"too few steps: {said}, which make {have} own steps"))
+
+    def _crop(self, node: Node, made: Any) -> None:
+        crop = node.plan.keys.crop
+        if crop is not None and not made.needs <= crop <= made.spec.steps:
+            said = f"at least {made.needs} (what the level needs) and at most {made.spec.steps} (what it has)"
+            raise Misfit(Problem(f"levels.{node.label}.crop", f"{said}; written: {crop}"))
+
+    def _condition(self, node: Node) -> int:
+        name = node.plan.keys.condition
+        if name is None:
+            return 0
+        allowed = [*self.levels, *self.streams[node.source]]
+        if name not in allowed:
+            said = f"no level before and no stream of {node.source!r} is called {name!r}{nearest(name, allowed)}"
+            raise Misfit(Problem(f"levels.{node.label}.condition", f"{said} (there are: {listed(allowed)})"))
+        return self.spec(name, node.source).width
+
+
+# --- the stack --------------------------------------------------------------------------------------------------------
+
+
+class Stack(nn.Module):
+    """Every level of a study, and how they read one another."""
+
+    def __init__(self, study: Study, streams: Mapping[str, Mapping[str, Spec]]) -> None:
+        super().__init__()
+        composer = Composer(study, streams)
+        study.problems += composer.problems
+        study.complain()
+        self.seed = study.seed
+        self.nodes, self.composer = composer.nodes, composer
+        self.levels = nn.ModuleDict(composer.levels)
+        for label, node in self.nodes.items():
+            if node.plan.keys.frozen:
+                self.levels[label].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Stack:
+        """Frozen levels stay in evaluation mode."""
+        super().train(mode)
+        for label, node in self.nodes.items():
+            if node.plan.keys.frozen:
+                self.levels[label].eval()
+        return self
+
+    @property
+    def trained(self) -> list[str]:
+        return [label for label, node in self.nodes.items() if not node.plan.keys.frozen]
+
+    def forward(self, batches: Mapping[str, Batch], step: int) -> dict[str, Outcome]:
+        """One step of training: the outcome of every level that is not frozen and whose source has a batch."""
+        return Pass(self, batches, step).outcomes()
+
+    def loss(self, outcomes: Mapping[str, Outcome], step: int) -> Tensor:
+        """What is back-propagated: every term of every level, by the level's weight."""
+        weighted = [
+            self.nodes[label].plan.keys.weight(step) * term for label, outcome in outcomes.items() for term in outcome.terms.values()
+        ]
+        return torch.stack([term.float() for term in weighted]).sum()
+
+    def after_step(self, step: int) -> None:
+        """The preventions that follow the optimizer (a teacher, say)."""
+        with torch.no_grad():
+            for module in self.modules():
+                if module is not self and hasattr(module, "after_step"):
+                    module.after_step(step)
+
+    def states(self, label: str, source: str, batch: Batch) -> States:
+        """A level's states of every step of a batch."""
+        return Pass(self, {source: batch}, step=0, whole=True).states(label, source)
+
+
+@dataclass
+class Pass:
+    """One batch of each source on its way through the stack; whatever is made is kept until the step ends."""
+
+    stack: Stack
+    batches: Mapping[str, Batch]
+    step: int
+    whole: bool = False
+    """Every step of every level, without crops: for looking, not for training."""
+    made: dict[tuple[str, str], States] = field(default_factory=dict)
+
+    def outcomes(self) -> dict[str, Outcome]:
+        self.wanted = self._wanted()
+        active = [label for label in self.stack.trained if self.stack.nodes[label].source in self.batches]
+        return {label: self.stack.levels[label](self.here(label)) for label in active}
+
+    # which own steps of each level are needed
+
+    def _steps(self, label: str, source: str) -> int:
+        return self.stack.composer.spec(label, source).steps
+
+    def _own(self, label: str) -> list[int]:
+        """The own steps that a level trains on: all, or a window keyed by the step."""
+        steps, crop = self._steps(label, self.stack.nodes[label].source), self.stack.nodes[label].plan.keys.crop
+        if crop is None or self.whole:
+            return list(range(steps))
+        key = Key.of(self.stack.seed, "crop", label, self.step)
+        start = int(randomness.integers(key, "start", 0, steps - crop + 1))
+        return list(range(start, start + crop))
+
+    def _wanted(self) -> dict[tuple[str, str], list[int]]:
+        """For every level and source, the own steps that somebody reads; from the top down."""
+        wanted: dict[tuple[str, str], set[int]] = {}
+        for label in self.stack.trained:
+            source = self.stack.nodes[label].source
+            if source in self.batches:
+                wanted.setdefault((label, source), set()).update(self._own(label))
+                condition = self.stack.nodes[label].plan.keys.condition
+                if condition in self.stack.nodes:
+                    wanted.setdefault((condition, source), set()).update(range(self._steps(condition, source)))
+        for label in reversed(self.stack.nodes):
+            for (name, source), steps in list(wanted.items()):
+                if name == label:
+                    self._ask_below(label, source, steps, wanted)
+        return {key: sorted(steps) for key, steps in wanted.items()}
+
+    def _ask_below(self, label: str, source: str, steps: set[int], wanted: dict[tuple[str, str], set[int]]) -> None:
+        node = self.stack.nodes[label]
+        if self.stack.composer.below(node, source).actions and steps:
+            steps.update(range(min(steps), max(steps) + 1))  # actions join neighbouring steps: no gaps
+        needed = {step * node.stride + offset for step in steps for offset in range(node.window)}
+        for name in node.reads:
+            if name in self.stack.nodes:
+                wanted.setdefault((name, source), set()).update(needed)
+
+    # what is made of them
+
+    def states(self, label: str, source: str) -> States:
+        """A level's states at the wanted steps, made once."""
+        if (label, source) not in self.made:
+            below = self.below(label, source, self._at(label, source))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.stack.nodes[label].plan.keys.frozen):
+                self.made[label, source] = self.stack.levels[label].encode(below)
+        return self.made[label, source]
+
+    def _at(self, label: str, source: str) -> list[int]:
+        """The wanted own steps; all of them where nobody trains."""
+        return list(range(self._steps(label, source))) if self.whole else self.wanted[label, source]
+
+    def below(self, label: str, source: str, steps: list[int]) -> States:
+        """What a level reads for some of its own steps, in windows."""
+        node = self.stack.nodes[label]
+        parts = [self._windows(name, node, source, steps) for name in node.reads]
+        joined = parts[0] if len(parts) == 1 else _joined(parts)
+        return joined.detached() if node.plan.keys.gradient == "stop" else joined
+
+    def _windows(self, name: str, node: Node, source: str, steps: list[int]) -> States:
+        if name in self.stack.nodes:
+            read, at = self.states(name, source), self._at(name, source)
+        else:
+            read = stream_states(self.batches[source], name, self.stack.composer.streams[source][name])
+            at = list(range(read.steps))
+        position = {step: index for index, step in enumerate(at)}
+        return windows(read, [position[step * node.stride] for step in steps], node.stride, node.window)
+
+    def here(self, label: str) -> Here:
+        """What a level sees of this step."""
+        node = self.stack.nodes[label]
+        source, own = node.source, self._own(label)
+        batch = self.batches[source]
+
+        def states() -> States:
+            made, at = self.states(label, source), self._at(label, source)
+            return made if at == own else made.slice(at.index(own[0]), at.index(own[0]) + len(own))
+
+        def view(encoder: Any) -> States:
+            return here.states if encoder is None else states_of(encoder, here.below)
+
+        device = batch["ids"].device
+        here = Here(
+            below=lambda: self.below(label, source, own),
+            states=states,
+            view=view,
+            key=Key.of(self.stack.seed, "level", label, device=device).fold(batch["epoch"], batch["ids"]),
+            step_key=Key.of(self.stack.seed, "level", label, "step", self.step),
+            step=self.step,
+            condition=partial(self._condition, node, own),
+        )
+        return here
+
+    def _condition(self, node: Node, own: list[int]) -> Tensor | None:
+        """(B, 1, C) of a stream without time, or (B, T, C): the latest that each own step may know."""
+        name = node.plan.keys.condition
+        if name is None:
+            return None
+        ticks = self.stack.composer.spec(node.label, node.source).ticks
+        given = self.stack.composer.spec(name, node.source).ticks
+        if name in self.stack.nodes:
+            states = self.states(name, node.source)
+        else:
+            states = stream_states(self.batches[node.source], name, self.stack.composer.streams[node.source][name])
+        if len(given) == 1:
+            return states.tokens.mean(dim=2)
+        latest = [max((i for i, tick in enumerate(given) if tick <= ticks[step]), default=0) for step in own]
+        return states.tokens.mean(dim=2)[:, latest]
+
+
+def _joined(parts: list[States]) -> States:
+    """Several readings as one: nothing is mixed here, the encoder decides."""
+    first = parts[0]
+    empty = first.tokens.new_empty((*first.time.shape, 0, 0)) if first.tokens.numel() else first.tokens
+    return States(tokens=empty, time=first.time, actions=first.actions, parts=tuple(parts))
+
+
+def stream_states(batch: Batch, name: str, spec: Spec) -> States:
+    """A stream of a source as states: (B,T,C,H,W) are maps; (B,T,D), (B,T,N,D) and (B,D) are tokens."""
+    if name not in batch:
+        raise Mistake(f"the source promises a stream {name!r} and its batch has none{nearest(name, batch)} (it has: {listed(batch)})")
+    value = batch[name]
+    size = value.shape[0]
+    ticks = torch.tensor(spec.ticks, device=value.device).expand(size, -1)
+    time = batch["ticks"] if "ticks" in batch and spec.steps > 1 else ticks
+    actions = batch["actions"] if spec.actions else None
+    if spec.maps:
+        empty = value.new_empty((size, spec.steps, 0, 0))
+        return States(tokens=empty, time=time, maps=(value,), actions=actions)
+    tokens = value.reshape(size, spec.steps, spec.tokens, spec.width)
+    return States(tokens=tokens, time=time, grid=spec.grid, actions=actions)
+
+
+# --- composing --------------------------------------------------------------------------------------------------------
+
+
+def make_sources(study: Study) -> dict[str, Dataset]:
+    """The datasets of a study; what they refuse is noted in its problems."""
+    maker = Maker(study)
+    made: dict[str, Dataset] = {}
+    for label, plan in study.sources.items():
+        seed = study.seed if plan.keys.seed is None else plan.keys.seed
+        try:
+            made[label] = maker.make(plan.component, seed)
+        except Misfit as misfit:
+            study.problems.append(misfit.problem)
+    return made
+
+
+def streams_of(sources: Mapping[str, Dataset]) -> dict[str, Mapping[str, Spec]]:
+    return {label: dataset.streams for label, dataset in sources.items()}
+
+
+def check(study: Study) -> Stack:
+    """The stack on the meta device: nothing is allocated, and everything that cannot work is raised at once."""
+    sources = make_sources(study)
+    unread = [label for label in study.sources if label not in sources]
+    if not sources or unread:
+        study.complain()
+    _check_probes(study)
+    with torch.device("meta"):
+        return Stack(study, streams_of(sources))
+
+
+def _check_probes(study: Study) -> None:
+    """Options of a probe that are called `level` (or `against`) name levels."""
+    for label, probe in study.probes.items():
+        named = {"level": [probe.options.get("level")], "against": probe.options.get("against") or []}
+        for option, values in named.items():
+            for value in values:
+                if value is not None and value not in study.levels and not _broken(study, f"levels.{value}"):
+                    said = f"no level {value!r}{nearest(str(value), study.levels)} (there are: {listed(study.levels)})"
+                    study.problems.append(Problem(f"probes.{label}.{option}", said))
+
+
+def _broken(study: Study, path: str) -> bool:
+    return any(problem.path.startswith(path) for problem in study.problems)
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers are learned."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def unique_state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, each tensor once however often it is shared."""
+    kept = dict(module.state_dict(keep_vars=True))
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if name in kept}
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Into the module, name by name; a Mistake where names or shapes differ."""
+    own = unique_state(module)
+    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or unknown or shapes:
+        said = [f"missing: {_some(missing)}"] * bool(missing) + [f"unknown: {_some(unknown)}"] * bool(unknown)
+        said += [f"of another shape: {_some(shapes)}"] * bool(shapes)
+        raise Mistake(f"{where} does not fit the study; {'; '.join(said)}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+__all__ = ["Misfit", "Node", "Pass", "Stack", "check", "load_state", "make_sources", "streams_of", "unique_state", "window_ticks"]

@@ -1,0 +1,326 @@
+"""The training loop, on one screen; everything that it calls is a pure function of the step or is in the checkpoint."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hjepa import checkpoint, distributed, loading, optimizers, runs
+from hjepa.contracts import Batch, Dataset, Outcome
+from hjepa.errors import Mistake
+from hjepa.evaluate import evaluate
+from hjepa.journal import Journal
+from hjepa.monitor import Look, Monitor
+from hjepa.randomness import seed_default_generators
+from hjepa.registry import Registry
+from hjepa.stack import Maker, Stack, load_state, make_sources, streams_of, unique_state
+from hjepa.study import Study
+
+SETTLED = 0.1
+"""The share of training after which a prediction no better than its trivial baseline is a finding."""
+
+
+class Diverged(Exception):
+    """Training stopped before a gradient that is not finite reached the weights."""
+
+
+@dataclass
+class Result:
+    """How a training ended, and what is known of it."""
+
+    outcome: str
+    run: Path
+    step: int
+    seconds: float
+    verdicts: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    draws: list[Callable[[Any], None]] = field(default_factory=list)
+
+
+class Trainer:
+    """One training, at whatever step it stands."""
+
+    def __init__(self, study: Study, run: runs.Run, registry: Registry, say: Callable[[str], None]) -> None:
+        self.study, self.run, self.registry, self.say = study, run, registry, say
+        self.device = device(study)
+        datasets = made_sources(study)
+        self.sources = loading.sources(study, datasets, transforms(study))
+        self.stack = new_stack(study, datasets, self.device)
+        load_weights(study, self.stack, say)
+        self.parameters = [parameter for parameter in self.stack.parameters() if parameter.requires_grad]
+        self.optimizer = optimizers.make(study, self.stack)
+        self.monitor = Monitor(self.stack, self.sources, self.device)
+        self.look = Look({}, {}, {})
+        self.done = 0
+
+    # --- the loop ---
+
+    def train(self, journal: Journal, progress: Callable[[Trainer, Mapping[str, float]], None]) -> str:
+        """From the step where it stands to the last, or until a signal: `done` or `stopped`."""
+        train = self.study.train
+        self._begin(journal)
+        steps = range(self.done, train.steps)
+        with caught_signals() as signals:
+            for step, batches in loading.batches(self.sources, steps, train.workers, self.device):
+                outcomes = self.step(step, batches)
+                self.done = step + 1
+                last = self.done == train.steps
+                if self.done % train.log_every == 0 or self.done % train.diagnose_every == 0 or last:
+                    progress(self, self._record(journal, outcomes))
+                if self.done % train.checkpoint_every == 0 or last or signals:
+                    self.save(journal)
+                if distributed.rank() == 0:
+                    self.registry.call("step_done", self.say, run=self.run.path, step=self.done)
+                if signals and not last:
+                    return "stopped"
+        return "done"
+
+    def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Outcome]:
+        """Encode, predict, compare, back-propagate, follow: one step of the optimizer."""
+        outcomes = self.forward_backward(step, batches)
+        if outcomes:
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.study.train.clip or math.inf)
+            if not norm.isfinite():  # the one read of the device in a step
+                self._explain(step, batches)
+            self.optimizer.set(step)
+            self.optimizer.optimizer.step()
+            self.stack.after_step(step)
+        return outcomes
+
+    def forward_backward(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Outcome]:
+        """The gradient of the whole batch's loss, on every process."""
+        seed_default_generators(self.study.seed, "step", step, distributed.rank())
+        self.optimizer.optimizer.zero_grad(set_to_none=True)
+        outcomes = self.stack(batches, step)
+        if outcomes:
+            self.stack.loss(outcomes, step).backward()
+            distributed.average_gradients(self.parameters)
+        return outcomes
+
+    # --- what is written down ---
+
+    def _begin(self, journal: Journal) -> None:
+        """Where a new run starts, before the first step: how the levels look untrained."""
+        if self.done == 0:
+            self._look()
+            journal.metrics(0, self.look.metrics)
+            journal.event("verdicts", 0, verdicts=self.look.verdicts, spectra=self.look.spectra)
+            self.save(journal)
+
+    def _look(self) -> None:
+        self.look = self.monitor.look(self.done, settled=self.done >= SETTLED * self.study.train.steps)
+
+    def _record(self, journal: Journal, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+        """One record of this step, read from the device at once."""
+        named = {"gradient_norm": nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])}
+        for level, outcome in outcomes.items():
+            named |= {f"loss/{level}/{term}": value for term, value in outcome.terms.items()}
+            named |= {f"energy/{level}": outcome.energy.mean(), f"trivial/{level}": outcome.trivial.mean()}
+            named |= {f"logs/{level}/{name}": value for name, value in outcome.logs.items()}
+        values = read_once(named)
+        values["lr"] = float(self.optimizer.optimizer.param_groups[0]["lr"])
+        if self.done % self.study.train.diagnose_every == 0 or self.done == self.study.train.steps:
+            before = self.look.verdicts
+            self._look()
+            values |= self.look.metrics
+            if before != self.look.verdicts or self.done == self.study.train.steps:
+                journal.event("verdicts", self.done, verdicts=self.look.verdicts, spectra=self.look.spectra)
+        journal.metrics(self.done, values)
+        return values
+
+    # --- what is kept ---
+
+    def save(self, journal: Journal) -> None:
+        """A checkpoint of everything that the next step depends on."""
+        if distributed.rank() == 0:
+            tensors, facts = self.state()
+            facts["journal"] = journal.mark()
+            path = checkpoint.save(self.run.checkpoints, self.done, tensors, facts, self.study.train.keep)
+            self.registry.call("checkpoint_saved", self.say, run=self.run.path, step=self.done, checkpoint=path)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Parameters and buffers, the optimizer's moments, the step, and the spread of each level at the start."""
+        tensors = {f"model/{name}": tensor for name, tensor in unique_state(self.stack).items()}
+        moments, skeleton = checkpoint.flatten(self.optimizer.optimizer.state_dict()["state"], "optimizer")
+        facts = {"step": self.done, "optimizer": skeleton, "initial": self.monitor.initial, "verdicts": self.look.verdicts}
+        return tensors | moments, facts
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """The state of a checkpoint; the next step is the one that it would have taken."""
+        model = {name.removeprefix("model/"): tensor for name, tensor in saved.tensors.items() if name.startswith("model/")}
+        load_state(self.stack, model, str(saved.path))
+        own = self.optimizer.optimizer.state_dict()
+        moments = checkpoint.unflatten(saved.facts["optimizer"], saved.tensors)
+        self.optimizer.optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
+        self.monitor.initial = dict(saved.facts["initial"])
+        self.look = Look({}, dict(saved.facts["verdicts"]), {})
+        self.done = int(saved.facts["step"])
+
+    def _explain(self, step: int, batches: Mapping[str, Batch]) -> None:
+        """Does the step again, to say where it stopped being finite."""
+        outcomes = self.forward_backward(step, batches)
+        bad = [
+            f"term {term!r} of level {level!r} is {value.item()}"
+            for level, outcome in outcomes.items()
+            for term, value in outcome.terms.items()
+            if not value.isfinite()
+        ]
+        named = [name for name, parameter in self.stack.named_parameters() if _not_finite(parameter.grad)]
+        where = "; ".join(bad) or f"every term is finite, the gradient of {named[0] if named else 'nothing now'} is not"
+        raise Diverged(f"step {step + 1}: the gradient is not finite, and the weights were left as they are. {where}")
+
+
+def _not_finite(gradient: Tensor | None) -> bool:
+    return gradient is not None and not bool(gradient.isfinite().all())
+
+
+def read_once(named: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars on a device -> numbers, by one transfer."""
+    values = torch.stack([value.detach().to(torch.float32).reshape(()) for value in named.values()]).tolist()
+    return dict(zip(named, values, strict=True))
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """SIGTERM and Ctrl-C are noted, so that the step can end and be saved; a second one acts at once."""
+    caught: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- making what a study asks for -------------------------------------------------------------------------------------
+
+
+def device(study: Study) -> torch.device:
+    """`auto` is the GPU of this process, where there is one."""
+    wanted = study.train.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(wanted)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise Mistake(f"train.device: {wanted!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return found
+
+
+def made_sources(study: Study) -> dict[str, Dataset]:
+    datasets = make_sources(study)
+    study.complain()
+    return datasets
+
+
+def transforms(study: Study) -> dict[str, list[Any]]:
+    maker = Maker(study)
+    return {label: [maker.make(node) for node in plan.transforms] for label, plan in study.sources.items()}
+
+
+def new_stack(study: Study, datasets: Mapping[str, Dataset], on: torch.device) -> Stack:
+    """The stack before its first step."""
+    return Stack(study, streams_of(datasets)).to(on)
+
+
+def load_weights(study: Study, stack: Stack, say: Callable[[str], None]) -> None:
+    """`weights: RUN[/LEVEL]` of each level."""
+    for label, plan in study.levels.items():
+        if plan.keys.weights is None:
+            continue
+        run, other = _run_and_level(plan.keys.weights, label)
+        saved = checkpoint.newest(run.checkpoints, say)
+        prefix = f"model/levels.{other}."
+        state = {name.removeprefix(prefix): tensor for name, tensor in saved.tensors.items() if name.startswith(prefix)}
+        if not state:
+            raise Mistake(f"levels.{label}.weights: {run.path} has no level {other!r}")
+        load_state(stack.levels[label], state, f"levels.{label}.weights: {saved.path}")
+
+
+def _run_and_level(reference: str, label: str) -> tuple[runs.Run, str]:
+    """`RUN`, whose level has the same label, or `RUN/LEVEL`."""
+    try:
+        return runs.find(reference), label
+    except Mistake:
+        head, slash, level = reference.rpartition("/")
+        if not slash:
+            raise
+        return runs.find(head), level
+
+
+# --- the whole of it --------------------------------------------------------------------------------------------------
+
+
+def train(
+    study: Study,
+    run: runs.Run,
+    registry: Registry,
+    resume: bool,
+    say: Callable[[str], None],
+    progress: Callable[[Trainer, Mapping[str, float]], None] = lambda trainer, values: None,
+) -> Result:
+    """Trains in the folder of a run, evaluates at the end, and leaves a journal that says all of it."""
+    begun = time.monotonic()
+    with run.locked():
+        trainer = Trainer(study, run, registry, say)
+        journal = Journal(run.journal)
+        try:
+            _enter(trainer, journal, resume)
+            outcome = _guarded(trainer, journal, progress)
+            result = Result(outcome, run.path, trainer.done, 0.0, trainer.look.verdicts)
+            if outcome == "done":
+                result.metrics, result.draws = _evaluated(trainer, journal)
+            journal.event("finished", trainer.done, outcome=outcome)
+            registry.call("run_finished", say, run=run.path, step=trainer.done, outcome=outcome)
+        finally:
+            journal.close()
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+def _enter(trainer: Trainer, journal: Journal, resume: bool) -> None:
+    """From the newest intact checkpoint where one is asked for; the metrics after it will be measured again."""
+    if resume:
+        saved = checkpoint.newest(trainer.run.checkpoints, trainer.say)
+        trainer.restore(saved)
+        journal.rewind(saved.facts["journal"])
+        trainer.say(f"resuming {trainer.run.path} after step {trainer.done}")
+    journal.event("resumed" if resume else "started", trainer.done)
+    study = trainer.study.resolved()
+    trainer.registry.call("run_started", trainer.say, run=trainer.run.path, study=study, step=trainer.done)
+
+
+def _guarded(trainer: Trainer, journal: Journal, progress: Callable[[Trainer, Mapping[str, float]], None]) -> str:
+    try:
+        return trainer.train(journal, progress)
+    except BaseException as error:
+        journal.event("finished", trainer.done, outcome="failed", error=f"{type(error).__name__}: {error}")
+        trainer.registry.call("run_finished", trainer.say, run=trainer.run.path, step=trainer.done, outcome="failed")
+        raise
+
+
+def _evaluated(trainer: Trainer, journal: Journal) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
+    """The last diagnostics, and what the probes say."""
+    if not trainer.look.metrics:
+        trainer._look()
+    datasets = {label: source.dataset for label, source in trainer.sources.items()}
+    fresh = new_stack(trainer.study, datasets, trainer.device)
+    scores, draws = evaluate(trainer.study, trainer.stack, fresh, trainer.sources, trainer.device)
+    journal.metrics(trainer.done, scores)
+    trainer.registry.call("evaluated", trainer.say, run=trainer.run.path, step=trainer.done, metrics=scores)
+    return {**trainer.look.metrics, **scores}, draws

@@ -1,0 +1,16 @@
+"""Data sources: generated with known truth, or read from files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hjepa.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hjepa.registry import Components
+
+
+@hookimpl
+def register(components: Components) -> None:
+    components.add("dataset", "moving_digits", "hjepa_data.moving_digits:MovingDigits")
+    components.add("dataset", "arrays", "hjepa_data.arrays:Arrays")

@@ -1,0 +1,58 @@
+"""Images -> one token a step, by a few convolutions of stride 2.
+
+The last map is flattened, not averaged, so that the token can say where things are; and no norm comes after it, so that states
+that shrink towards a point are seen to shrink. Group norm (Wu & He 2018) looks at one image alone: no sample sees another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from einops import rearrange
+from torch import nn
+
+from hjepa.contracts import Count, Features, Spec, States
+from hjepa.nn import linear
+
+
+class Conv(nn.Module):
+    """A convolutional encoder of the finest map that it reads.
+
+    width: of the token; base: channels of the first stage, doubled by each one after; stages: how often the image is halved.
+    The layers that can be asked for are `stage1`, `stage2`, ..., with one token for each place of the stage's map.
+    """
+
+    def __init__(self, spec: Spec, *, width: Count = 64, base: Count = 16, stages: Count = 3) -> None:
+        super().__init__()
+        if not spec.maps:
+            raise ValueError("conv reads images, and what it is given has no maps; latent_mlp reads tokens")
+        channels, height, breadth = spec.maps[0]
+        made = {}
+        for stage in range(stages):
+            made[f"stage{stage + 1}"] = _stage(channels, base << stage)
+            channels, height, breadth = base << stage, math.ceil(height / 2), math.ceil(breadth / 2)
+        self.stages = nn.ModuleDict(made)
+        self.out = linear(channels * height * breadth, width)
+        self.spec = spec.giving(width)
+
+    def forward(self, below: States, layers: Sequence[str] = ()) -> Features:
+        """below.maps[0] (B, T, C, H, W) -> tokens (B, T, 1, D). ValueError for a layer that does not exist."""
+        if unknown := [layer for layer in layers if layer not in self.stages]:
+            raise ValueError(f"conv has no layer {', '.join(unknown)}; it has {', '.join(self.stages)}")
+        batch, steps = below.maps[0].shape[:2]
+        x = below.maps[0].flatten(0, 1)
+        asked = {}
+        for name, stage in self.stages.items():
+            x = stage(x)
+            if name in layers:
+                asked[name] = rearrange(x, "(b t) c h w -> b t (h w) c", b=batch)
+        return Features(self.out(x.flatten(1)).view(batch, steps, 1, -1), layers=asked)
+
+
+def _stage(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1, bias=False),
+        nn.GroupNorm(math.gcd(outputs, 8), outputs),
+        nn.GELU(),
+    )

@@ -1,0 +1,16 @@
+"""Levels that predict their own next states, and the predictors that do it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hjepa.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hjepa.registry import Components
+
+
+@hookimpl
+def register(components: Components) -> None:
+    components.add("level", "forecast", "hjepa_forecast.forecast:Forecast")
+    components.add("predictor", "causal", "hjepa_forecast.causal:Causal")

@@ -1,0 +1,72 @@
+"""Variance and covariance of VICReg (arXiv 2105.04906, equations 1 to 4): every dimension varies, no two of them together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from hjepa.contracts import Count, Here, NonNegative, Pair, Positive, Spec
+from hjepa.distributed import gather_rows
+from hjepa.nn.statistics import Over, at_least_float32, grouped, without_autocast
+from hjepa_prevention.projector import projector as make_projector
+
+
+class Vicreg(nn.Module):
+    """A hinge on the standard deviation of each dimension, and the squared covariances of all pairs of dimensions.
+
+    The defaults are those of EB-JEPA on video (arXiv 2602.03604). The paper's 25, 25, 1 are, over an energy of weight 1,
+    `std: 1, cov: 0.04, covariance_by: dimension` for each of two views. PLDM's code has `over: batch, covariance_by: pair`.
+
+    std: weight of the hinge; 0 leaves it out.
+    cov: weight of the covariances; 0 leaves them out. Alone they are smallest where everything has collapsed.
+    gamma: the standard deviation that each dimension shall have at least.
+    epsilon: added to each variance before its root, which has no gradient at 0.
+    over: the samples of one statistic: `all` rows, each `step` by itself, the first step of the `batch`, or the steps of each
+        token in `time`; the mean over statistics counts.
+    covariance_by: what the sum of squared covariances is divided by: the number of `pair`s D(D-1), or the `dimension` D (then
+        the same weight is D-1 times as strong).
+    projector: widths of a perceptron that the embeddings go through first.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        std: NonNegative = 10.0,
+        cov: NonNegative = 100.0,
+        gamma: Positive = 1.0,
+        epsilon: Positive = 1e-4,
+        over: Over = "all",
+        covariance_by: Literal["dimension", "pair"] = "pair",
+        projector: tuple[Count, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.std, self.cov, self.gamma, self.epsilon = std, cov, gamma, epsilon
+        self.over, self.covariance_by = over, covariance_by
+        self.projector = make_projector(spec.width, projector)
+
+    def terms(self, pair: Pair, here: Here) -> dict[str, Tensor]:
+        """`std` and `cov`, weighted."""
+        embedding = at_least_float32(self.projector(pair.embedding))
+        with without_autocast(embedding):
+            # The groups of `time` lie within samples: no rank needs another's rows.
+            rows = grouped(embedding if self.over == "time" else gather_rows(embedding), self.over)
+            centred = rows - rows.mean(1, keepdim=True)
+            squares, freedom = centred.square().sum(1), max(1, rows.shape[1] - 1)
+            terms = {}
+            if self.std:
+                terms["std"] = self.std * (self.gamma - (squares / freedom + self.epsilon).sqrt()).relu().mean()
+            if self.cov:
+                terms["cov"] = self.cov * (self._off_diagonal(centred, squares) / freedom**2).mean()
+            return terms
+
+    def _off_diagonal(self, centred: Tensor, squares: Tensor) -> Tensor:
+        """(groups,): the squared entries of X'X off its diagonal, from all of them less those on it.
+
+        X'X and XX' have the same Frobenius norm: the smaller of the two is made.
+        """
+        _, rows, width = centred.shape
+        gram = centred @ centred.mT if rows < width else centred.mT @ centred
+        count = width if self.covariance_by == "dimension" else max(1, width * (width - 1))
+        return (gram.square().sum((1, 2)) - squares.square().sum(1)) / count

@@ -1,0 +1,16 @@
+"""Probes: what can be read from frozen states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hjepa.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hjepa.registry import Components
+
+
+@hookimpl
+def register(components: Components) -> None:
+    """Every probe of the family."""
+    components.add("probe", "regression", "hjepa_probes.regression:Regression")

@@ -1,0 +1,267 @@
+"""Ridge regression from a level's states to a quantity of its batch, now or some own steps ahead.
+
+Linear regression on frozen, standardised features (the ridge: Hoerl, Kennard 1970). One rule for all scores: the readout
+is fitted on *encoded* training states, and then applied to encoded or predicted test states alike. So a prediction is scored
+by what the level itself would read from it, and no readout can repair a bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hjepa.contracts import Observation, Observer, Positive, Whole
+from hjepa.errors import Mistake, listed, nearest
+
+SHOWN = 8
+"""Frames of a filmstrip."""
+
+SAMPLES = 64
+"""As many samples are enough to see where positions lie in the frames."""
+
+
+class Regression:
+    """Reads a target from the flattened tokens of each step, in closed form.
+
+    Options:
+        level: the level whose states are read.
+        target: a key of the batch. Its axis 1 is time where it is as long as axis 1 of `frames` (without `frames`: as long as
+            there are ticks); the target is then taken at each state's own tick. Without a time axis it is the same at every
+            step. All other axes are flattened.
+        ahead: own steps between the last state that is known and the one that is read; 0 reads encoded states.
+        against: other levels that predict the same ticks from the same starts, each read by its own readout.
+        ridge: weight of the squared coefficients, beside a mean squared error of standardised features.
+
+    Scores: `r2`, the mean over target dimensions of 1 - SSE/SST with the test mean in SST (dimensions that never vary are left
+    out), and `error`, the root mean squared error in the target's unit. With `ahead`, by the same rule and for every start:
+    `r2_persistence`, the readout of the last known state; `r2_<label>`, each level of `against`; and as an upper bound
+    `r2_encoded`, the readout of the state that was predicted, had it been seen.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: str,
+        target: str,
+        ahead: Whole = 0,
+        against: Sequence[str] = (),
+        ridge: Positive = 1e-3,
+    ) -> None:
+        if against and not ahead:
+            raise ValueError("against compares predictions, but ahead is 0, which reads encoded states")
+        self.level, self.target, self.ahead, self.against, self.ridge = level, target, ahead, against, ridge
+        self.found: Found | None = None
+
+    def measure(self, observer: Observer) -> dict[str, float]:
+        test = observer.observe(self.level, "test")
+        time, starts = test.states.time, test.states.steps - self.ahead
+        if starts < 1:
+            raise ValueError(
+                f"{self.level} has {test.states.steps} own steps a sample, which is too few to look {self.ahead} ahead"
+            )
+        readout = self._readout(observer, self.level)
+        truth = aligned(test, self.target)[:, self.ahead :]
+        encoded = readout(test.states.tokens)
+        if not self.ahead:
+            self.found = Found(truth, encoded, time)
+            return {"r2": r2(encoded, truth), "error": rmse(encoded, truth)}
+
+        ways = [(start, self.ahead) for start in range(starts)]
+        predicted = self._predicted(observer, self.level, readout, ways)
+        self.found = Found(truth, predicted, time[:, self.ahead :])
+        scores = {
+            "r2": r2(predicted, truth),
+            "r2_persistence": r2(encoded[:, :starts], truth),
+            "r2_encoded": r2(encoded[:, self.ahead :], truth),
+            "error": rmse(predicted, truth),
+        }
+        for label in self.against:
+            there, clock = observer.observe(label, "test").states.time, observer.spec(label).clock
+            ways = [way(label, there, clock, time[:, start], time[:, start + self.ahead]) for start in range(starts)]
+            scores[f"r2_{label}"] = r2(self._predicted(observer, label, self._readout(observer, label), ways), truth)
+        return scores
+
+    def draw(self, observer: Observer, figure: Any) -> None:
+        """One test sample as a filmstrip with true and read positions; if they fit no frames, true against read.
+
+        `figure`: a matplotlib figure or subfigure.
+        """
+        if self.found is None:
+            self.measure(observer)
+        found, frames = self.found, observer.observe(self.level, "test").batch.get("frames")
+        assert found is not None
+        when = f"{self.ahead} own steps ahead" if self.ahead else "now"
+        title = f"{self.target} {when}, read from {self.level}: R² {r2(found.predicted, found.truth):.2f}"
+        figure.suptitle(title, x=0.04, ha="left", fontsize=11)
+        place = None if frames is None else to_pixels(frames, found)
+        if frames is None or place is None:
+            scatter(figure, found)
+        else:
+            filmstrip(figure, frames, found, place)
+
+    def _readout(self, observer: Observer, level: str) -> Readout:
+        train = observer.observe(level, "train")
+        return fitted(train.states.tokens, aligned(train, self.target), self.ridge)
+
+    def _predicted(self, observer: Observer, level: str, readout: Readout, ways: list[tuple[int, int]]) -> Tensor:
+        """(n, starts, P): what is read from the last state of each way `(start, steps)`."""
+        states = [observer.predict(level, "test", start, steps).tokens[:, -1] for start, steps in ways]
+        return torch.stack([readout(tokens) for tokens in states], dim=1)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was read, sample by sample, and what is true."""
+
+    truth: Tensor
+    """(n, starts, P)."""
+    predicted: Tensor
+    """(n, starts, P)."""
+    time: Tensor
+    """(n, starts): base ticks."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """An affine map of standardised, flattened tokens, in float64."""
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    offset: Tensor
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(..., N, D) -> (..., P)."""
+        return (tokens.flatten(-2).double() - self.mean) * self.scale @ self.weight + self.offset
+
+
+def fitted(tokens: Tensor, target: Tensor, ridge: float) -> Readout:
+    """The readout of tokens (n, T, N, D) that fits the target (n, T, P) best, by the smaller of the two normal equations."""
+    x, y = tokens.flatten(0, 1).flatten(1).double(), target.flatten(0, 1)
+    mean, offset, rows = x.mean(0), y.mean(0), len(x)
+    deviation = x.std(0, correction=0)
+    rounding = torch.finfo(tokens.dtype).eps * mean.abs()
+    scale = torch.where(deviation > rounding, 1 / deviation, 0.0)
+    x, y = (x - mean) * scale, y - offset
+    eye = ridge * rows * torch.eye(min(x.shape), dtype=x.dtype)
+    many = x.shape[1] > rows
+    weight = x.T @ torch.linalg.solve(x @ x.T + eye, y) if many else torch.linalg.solve(x.T @ x + eye, x.T @ y)
+    return Readout(mean, scale, weight, offset)
+
+
+def aligned(seen: Observation, name: str) -> Tensor:
+    """(n, T, P) float64: the target at the tick of each state."""
+    if name not in seen.batch:
+        raise Mistake(
+            f"the batch has no {name!r} to regress on; it has {listed(sorted(seen.batch))}{nearest(name, seen.batch)}"
+        )
+    target, time = seen.batch[name].double(), seen.states.time
+    ticks = seen.batch["frames"].shape[1] if "frames" in seen.batch else int(time.max()) + 1
+    if target.ndim > 1 and target.shape[1] == ticks:
+        target = target.reshape(*target.shape[:2], -1)
+        return target.gather(1, time[..., None].expand(*time.shape, target.shape[2]))
+    return target.reshape(len(target), 1, -1).expand(-1, time.shape[1], -1)
+
+
+def way(label: str, there: Tensor, clock: int, start: Tensor, stop: Tensor) -> tuple[int, int]:
+    """The last own step of another level at or before tick `start`, and how many of its steps lead from there to tick `stop`.
+
+    `there (n, T)`: that level's ticks; `start`, `stop (n,)`. ValueError where no whole number of steps leads there, or where it
+    is not the same for all samples.
+    """
+    last = (there <= start[:, None]).sum(1) - 1
+    if (last < 0).any():
+        raise ValueError(f"{label} has no state yet at tick {int(start.min())}, where the prediction starts")
+    ticks = stop - there.gather(1, last[:, None])[:, 0]
+    if (ticks % clock).any():
+        raise ValueError(
+            f"{label} steps {clock} ticks at a time and never meets tick {int(stop[0])}, {int(ticks[0])} ticks ahead"
+        )
+    ways = set(zip(last.tolist(), (ticks // clock).tolist(), strict=True))
+    if len(ways) > 1:
+        raise ValueError(f"{label} would need different numbers of steps for different samples, because their ticks differ")
+    return ways.pop()
+
+
+def r2(predicted: Tensor, truth: Tensor) -> float:
+    """1 - SSE/SST, the mean over the target's dimensions that vary; 0 where none does."""
+    predicted, truth = predicted.flatten(0, -2), truth.flatten(0, -2)
+    total = (truth - truth.mean(0)).square().sum(0)
+    varies = total > 0
+    share = (predicted - truth).square().sum(0)[varies] / total[varies]
+    return float((1 - share).mean()) if varies.any() else 0.0
+
+
+def rmse(predicted: Tensor, truth: Tensor) -> float:
+    """Over samples, steps and dimensions, in the target's unit."""
+    return float((predicted - truth).square().mean().sqrt())
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def to_pixels(frames: Tensor, found: Found) -> Tensor | None:
+    """(2, 2): factor and offset that take positions (x, y) to pixels, or None where the frames show no such thing.
+
+    A position's unit is the source's own affair. It is found from the frames: what stands out of the background has its centre
+    at the mean position, up to a factor and an offset.
+    """
+    if found.truth.shape[-1] % 2:
+        return None
+    time, position = found.time[:SAMPLES], found.truth[:SAMPLES].reshape(-1, found.truth.shape[-1] // 2, 2).mean(1)
+    shown = frames[: len(time)].gather(1, time[..., None, None, None].expand(*time.shape, *frames.shape[2:])).double().mean(2)
+    ink = (shown - shown.flatten(0, 1).median(0).values).square()
+    ink = ink / ink.sum((-2, -1), keepdim=True).clamp(min=1e-9)
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in ink.shape[-2:])
+    centre = torch.stack([(ink.sum(-2) * columns).sum(-1), (ink.sum(-1) * rows).sum(-1)], dim=-1).flatten(0, 1)
+    deviation = position - position.mean(0)
+    factor = (deviation * centre).sum(0) / deviation.square().sum(0).clamp(min=1e-9)
+    place = torch.stack([factor, centre.mean(0) - factor * position.mean(0)])
+    return place if r2(place[0] * position + place[1], centre) > 0.9 else None
+
+
+def filmstrip(figure: Any, frames: Tensor, found: Found, place: Tensor) -> None:
+    """Frames of the first sample at up to SHOWN of the ticks, with both positions; further samples where they fit beside it."""
+    count = found.time.shape[1]
+    chosen = torch.linspace(0, count - 1, min(SHOWN, count)).round().long().tolist()
+    shown = [(sample, at) for sample in range(min(SHOWN // len(chosen), len(frames))) for at in chosen]
+    axes = figure.subplots(1, len(shown), squeeze=False, gridspec_kw={"wspace": 0.02})[0]
+    for axis, (sample, at) in zip(axes, shown, strict=True):
+        tick = int(found.time[sample, at])
+        picture(axis, frames[sample, tick], frames[sample])
+        true, read = ((place[0] * p[sample, at].reshape(-1, 2) + place[1]).T for p in (found.truth, found.predicted))
+        axis.plot(
+            *true, "o", markersize=13, markerfacecolor="none", markeredgecolor="#35c2a0", markeredgewidth=1.8, label="true"
+        )
+        axis.plot(*read, "x", markersize=8, markeredgecolor="#ff7043", markeredgewidth=2.2, label="read from the states")
+        axis.set_xlabel(f"sample {sample}, tick {tick}", fontsize=8, color="0.5")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", ncols=2, frameon=False, fontsize=8.5, markerscale=0.7)
+
+
+def picture(axis: Any, frame: Tensor, like: Tensor) -> None:
+    """A frame (C, H, W), grey unless C is 3, in the range of `like`."""
+    low, high = float(like.min()), float(like.max())
+    image = (frame.float() - low) / max(high - low, 1e-9)
+    image = image.permute(1, 2, 0) if len(image) == 3 else image.mean(0)
+    axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5), xticks=[], yticks=[])
+
+
+def scatter(figure: Any, found: Found) -> None:
+    """True against read, for the first few dimensions of the target."""
+    for dimension, axis in enumerate(figure.subplots(1, 4)):
+        if dimension >= found.truth.shape[-1]:
+            axis.set_axis_off()
+            continue
+        true, read = (p[..., dimension].flatten()[:2000] for p in (found.truth, found.predicted))
+        axis.axline((float(true.mean()), float(true.mean())), slope=1, color="0.7", linewidth=1, zorder=0)
+        axis.plot(true, read, ".", markersize=2.5, alpha=0.4, color="#2a6f97")
+        axis.set(xlabel=f"true, dimension {dimension}", ylabel="read" if dimension == 0 else "")
+        axis.set_box_aspect(1)
+        axis.tick_params(labelsize=8, colors="0.5")
+        axis.spines[["top", "right"]].set_visible(False)
