@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hjepa.collapse import SPREAD_LEFT
+from hjepa.journal import read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
     from rich.console import Console
     from rich.table import Table
+
+    from hjepa.train import Result
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """One a level, in the order of the study; told apart by people who see colours differently too (Okabe & Ito 2008)."""
@@ -44,6 +47,16 @@ def table(
     ]
     if scores:
         console.print(_probes([(label, score, value) for (_, label, score), value in scores]))
+
+
+def composition(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Prints what each level of a study reads and gives, and the frames that it needs."""
+    found = _bare("level", "kind", "reads", "clock", "steps", "tokens x width", "parameters", "frames needed")
+    for row in rows:
+        tokens = " x ".join(str(size) for size in [*row["grid"], row["width"]])
+        cells = (row["level"], row["kind"], row["reads"], row["clock"], row["steps"], tokens, f"{row['parameters']:,}", row["sum"])
+        found.add_row(*(str(cell) for cell in cells))
+    console.print(found)
 
 
 def _levels(verdicts: Mapping[str, str], metrics: Mapping[str, float], clocks: Mapping[str, int]) -> Table:
@@ -132,6 +145,14 @@ def summary(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
+
+
+def write(result: Result) -> Path:
+    """The picture of a run, `figures/summary.png`, from its journal."""
+    records = list(read(result.run / "journal.jsonl"))
+    seen = [record["spectra"] for record in records if record.get("spectra")]
+    spectra = {level: {"first": seen[0][level], "last": seen[-1][level]} for level in (seen[0] if seen else ())}
+    return summary(result.run / "figures" / "summary.png", records, spectra, result.verdicts, result.draws)
 
 
 def series(records: Records, name: str) -> tuple[list[int], list[float]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hjepa import randomness
 from hjepa.contracts import Batch, Build, Dataset, Here, Outcome, Spec, States
 from hjepa.errors import Mistake, Problem, listed, nearest
-from hjepa.nn.states import states_of, window_spec, window_ticks, windows
+from hjepa.nn.states import states_of, window_spec, windows
 from hjepa.randomness import Key
 from hjepa.study import Component, LevelPlan, Shared, Study
 
@@ -479,6 +479,28 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
+def described(stack: Stack) -> list[dict[str, Any]]:
+    """One row a level: what it reads, at which clock, what it gives, how much it learns, and the frames that it needs."""
+    composer = stack.composer
+    rows = []
+    for label, node in stack.nodes.items():
+        spec, level = composer.spec(label, node.source), stack.levels[label]
+        needed, shown = composer.frames(node, int(level.needs))
+        rows.append({
+            "level": label,
+            "kind": node.plan.component.name,
+            "reads": f"{node.source}: {', '.join(node.reads)}",
+            "clock": spec.clock,
+            "steps": spec.steps,
+            "grid": list(spec.grid),
+            "width": spec.width,
+            "parameters": parameters(level),
+            "needs": needed,
+            "sum": shown,
+        })  # fmt: skip
+    return rows
+
+
 def unique_state(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name, each tensor once however often it is shared."""
     kept = dict(module.state_dict(keep_vars=True))
@@ -504,5 +526,3 @@ def _some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
-
-__all__ = ["Misfit", "Node", "Pass", "Stack", "check", "load_state", "make_sources", "streams_of", "unique_state", "window_ticks"]

@@ -50,6 +50,14 @@ _PARAMETERS = 400
 _LENGTH = 500
 _STATUS = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_CLIENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 _log = logging.getLogger("hjepa.tracking")
 
 
@@ -494,9 +502,7 @@ def _first_line(failure: BaseException) -> str:
 
 def connect(uri: str) -> MlflowClient:
     """A client that says nothing and fails soon: the mirror retries, in its own time."""
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "GIT_PYTHON_REFRESH": "quiet"}
-    soon = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-    for key, value in {**quiet, **soon}.items():
+    for key, value in _CLIENT.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
 

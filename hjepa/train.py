@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ class Result:
     outcome: str
     run: Path
     step: int
-    seconds: float
+    clocks: dict[str, int]
+    """Base ticks between two steps of each level."""
+    seconds: float = 0.0
     verdicts: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     draws: list[Callable[[Any], None]] = field(default_factory=list)
@@ -118,6 +120,28 @@ class Trainer:
 
     def _look(self) -> None:
         self.look = self.monitor.look(self.done, settled=self.done >= SETTLED * self.study.train.steps)
+
+    def looked(self) -> dict[str, float]:
+        """The diagnostics of where training stands."""
+        if not self.look.metrics:
+            self._look()
+        return self.look.metrics
+
+    def probed(self, only: str | None) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
+        """What the probes say of the stack, beside the same stack before training."""
+        datasets = {label: source.dataset for label, source in self.sources.items()}
+        fresh = new_stack(self.study, datasets, self.device)
+        return evaluate(self.study, self.stack, fresh, self.sources, self.device, only)
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """Base ticks between two steps of each level."""
+        return {label: self.stack.composer.spec(label, node.source).clock for label, node in self.stack.nodes.items()}
+
+    @property
+    def samples(self) -> int:
+        """How many samples a step reads."""
+        return sum(source.keys.batch for source in self.sources.values())
 
     def _record(self, journal: Journal, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
         """One record of this step, read from the device at once."""
@@ -265,31 +289,29 @@ def _run_and_level(reference: str, label: str) -> tuple[runs.Run, str]:
 
 # --- the whole of it --------------------------------------------------------------------------------------------------
 
+Progress = Callable[[Trainer, Mapping[str, float]], None]
+Draw = Callable[[Result], None]
+
 
 def train(
-    study: Study,
-    run: runs.Run,
-    registry: Registry,
-    resume: bool,
-    say: Callable[[str], None],
-    progress: Callable[[Trainer, Mapping[str, float]], None] = lambda trainer, values: None,
+    study: Study, run: runs.Run, registry: Registry, resume: bool, say: Callable[[str], None], progress: Progress, draw: Draw
 ) -> Result:
     """Trains in the folder of a run, evaluates at the end, and leaves a journal that says all of it."""
     begun = time.monotonic()
-    with run.locked():
+    with run.locked(), closing(Journal(run.journal)) as journal:
         trainer = Trainer(study, run, registry, say)
-        journal = Journal(run.journal)
+        _enter(trainer, journal, resume)
         try:
-            _enter(trainer, journal, resume)
-            outcome = _guarded(trainer, journal, progress)
-            result = Result(outcome, run.path, trainer.done, 0.0, trainer.look.verdicts)
-            if outcome == "done":
-                result.metrics, result.draws = _evaluated(trainer, journal)
-            journal.event("finished", trainer.done, outcome=outcome)
-            registry.call("run_finished", say, run=run.path, step=trainer.done, outcome=outcome)
-        finally:
-            journal.close()
-    result.seconds = time.monotonic() - begun
+            outcome = trainer.train(journal, progress)
+            result = Result(outcome, run.path, trainer.done, trainer.clocks, verdicts=trainer.look.verdicts)
+            if outcome == "done" and distributed.rank() == 0:
+                _evaluated(trainer, journal, result)
+                result.seconds = time.monotonic() - begun
+                draw(result)
+        except BaseException as error:
+            _finished(trainer, journal, "failed", error=f"{type(error).__name__}: {error}")
+            raise
+        _finished(trainer, journal, outcome)
     return result
 
 
@@ -305,22 +327,30 @@ def _enter(trainer: Trainer, journal: Journal, resume: bool) -> None:
     trainer.registry.call("run_started", trainer.say, run=trainer.run.path, study=study, step=trainer.done)
 
 
-def _guarded(trainer: Trainer, journal: Journal, progress: Callable[[Trainer, Mapping[str, float]], None]) -> str:
-    try:
-        return trainer.train(journal, progress)
-    except BaseException as error:
-        journal.event("finished", trainer.done, outcome="failed", error=f"{type(error).__name__}: {error}")
-        trainer.registry.call("run_finished", trainer.say, run=trainer.run.path, step=trainer.done, outcome="failed")
-        raise
+def _finished(trainer: Trainer, journal: Journal, outcome: str, **facts: str) -> None:
+    journal.event("finished", trainer.done, outcome=outcome, **facts)
+    trainer.registry.call("run_finished", trainer.say, run=trainer.run.path, step=trainer.done, outcome=outcome)
 
 
-def _evaluated(trainer: Trainer, journal: Journal) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
+def _evaluated(trainer: Trainer, journal: Journal, result: Result) -> None:
     """The last diagnostics, and what the probes say."""
-    if not trainer.look.metrics:
-        trainer._look()
-    datasets = {label: source.dataset for label, source in trainer.sources.items()}
-    fresh = new_stack(trainer.study, datasets, trainer.device)
-    scores, draws = evaluate(trainer.study, trainer.stack, fresh, trainer.sources, trainer.device)
+    values = trainer.looked()
+    scores, result.draws = trainer.probed(None)
     journal.metrics(trainer.done, scores)
+    result.metrics = values | scores
     trainer.registry.call("evaluated", trainer.say, run=trainer.run.path, step=trainer.done, metrics=scores)
-    return {**trainer.look.metrics, **scores}, draws
+
+
+def evaluate_run(
+    study: Study, run: runs.Run, registry: Registry, probe: str | None, say: Callable[[str], None], draw: Draw
+) -> Result:
+    """The newest checkpoint of a run before the probes of its study; the run itself is left as it is."""
+    begun = time.monotonic()
+    trainer = Trainer(study, run, registry, say)
+    trainer.restore(checkpoint.newest(run.checkpoints, say))
+    result = Result("done", run.path, trainer.done, trainer.clocks, metrics=trainer.looked(), verdicts=trainer.look.verdicts)
+    scores, result.draws = trainer.probed(probe)
+    result.metrics |= scores
+    result.seconds = time.monotonic() - begun
+    draw(result)
+    return result

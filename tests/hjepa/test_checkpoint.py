@@ -9,6 +9,7 @@ import math
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -28,6 +29,12 @@ from hjepa.checkpoint import DTYPES, FACTS, MANIFEST, TENSORS, Damaged, flatten,
 from hjepa.errors import Mistake
 
 FILES = (TENSORS, FACTS, MANIFEST)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here waits for the disk; what would be lost without waiting is played below."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def bits(tensor: Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
@@ -566,6 +573,29 @@ def assert_survived(folder: Path, intact: set[int], crashed: bool) -> None:
     assert fresh or (crashed and found.step in intact)
 
 
+def test_names_are_on_the_disk_when_they_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files' names before the folder is moved, and the folder's before any other checkpoint goes."""
+    for step in (1, 2):
+        saved(tmp_path, step)
+    done: list[str] = []
+    rename, rmdir = os.rename, os.rmdir
+    folders = {tmp_path.stat().st_ino: "checkpoints"}
+
+    def noted_fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        done.append("file" if stat.S_ISREG(status.st_mode) else folders.get(status.st_ino, "fresh"))
+
+    def noted_rename(source: Path, target: Path) -> None:
+        done.append("moved" if target.name == "step-00000003" else "hidden")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    monkeypatch.setattr(os, "rmdir", lambda *args, **options: (done.append("removed"), rmdir(*args, **options)))
+    saved(tmp_path, 3)
+    assert done == ["file", "file", "file", "fresh", "moved", "checkpoints", "hidden", "removed"]
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path, 1)
 
@@ -589,8 +619,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # --- speed -----------------------------------------------------------------------------------------------------------
 
 
-def test_fifty_megabytes_take_little_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+def test_fifty_megabytes_take_little_time(tmp_path: Path) -> None:
     state = {f"w{index}": torch.randn(1_000_000) for index in range(13)}
     best = math.inf
     for step in range(3):

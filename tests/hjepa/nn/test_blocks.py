@@ -17,7 +17,7 @@ def _awake(block: nn.Module) -> nn.Module:
     """With weights that are nowhere 0, so that nothing is hidden by a closed gate."""
     torch.manual_seed(1)
     for weight in block.parameters():
-        nn.init.normal_(weight, std=0.3)
+        weight.data += 0.3 * torch.randn(weight.shape)
     return block
 
 

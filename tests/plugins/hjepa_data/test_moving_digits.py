@@ -192,13 +192,17 @@ def test_the_background_moves_exactly():
     assert (steps > 0.002).all()
 
 
-def test_a_background_that_moves_by_whole_pixels_is_shifted_by_index(monkeypatch):
-    right = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    monkeypatch.setattr(moving_digits, "_directions", lambda device: right)
-    data = MovingDigits(0, drift=1.0, frames=6)
+@pytest.mark.parametrize("way", [(1, 0), (0, 1), (-1, 0), (0, -1)])
+def test_a_background_that_moves_by_whole_pixels_is_shifted_by_index(monkeypatch, way):
+    """Also where it comes round again."""
+    table = torch.tensor([way], dtype=torch.float64)
+    monkeypatch.setattr(moving_digits, "_directions", lambda device: table)
+    data = MovingDigits(0, drift=1.0, frames=20, size=8, digit_size=4)
     ground, pan = data._background(moving_digits.Key.of(0).fold(torch.arange(3)))
-    assert torch.equal(pan, right.float().expand(3, 2))
-    torch.testing.assert_close(ground[:, 1:, :, 1:], ground[:, :-1, :, :-1], atol=1e-6, rtol=0)
+    assert torch.equal(pan, table.float().expand(3, 2))
+    right, down = way
+    moved = ground.roll((down, right), dims=(2, 3))
+    torch.testing.assert_close(ground[:, 1:, 1:-1, 1:-1], moved[:, :-1, 1:-1, 1:-1], atol=1e-6, rtol=0)
 
 
 def test_noise_has_its_standard_deviation():

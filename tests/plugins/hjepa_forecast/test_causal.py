@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from hjepa.contracts import Spec, States
@@ -29,7 +29,7 @@ def _awake(spec: Spec, seed: int = 0, **options: Any) -> Causal:
     torch.manual_seed(seed)
     model = Causal(spec, width=16, heads=2, **options)
     for weight in model.parameters():
-        nn.init.normal_(weight, std=0.2)
+        weight.data += 0.2 * torch.randn(weight.shape)
     return model
 
 
@@ -165,8 +165,8 @@ def test_places_within_a_step_are_told_apart() -> None:
 
 
 def test_the_order_of_steps_matters() -> None:
-    model, states, _ = _case("plain")
-    swapped = states.tokens[:, [1, 0, 2, 3, 4, 5]]
+    _, states, _ = _case("plain")
+    model, swapped = _awake(SPECS["plain"], depth=1), states.tokens[:, [1, 0, 2, 3, 4, 5]]
     assert not torch.allclose(model(replace(states, tokens=swapped))[:, 2:], model(states)[:, 2:], atol=1e-3)
 
 
@@ -176,6 +176,15 @@ def test_a_new_predictor_nearly_copies() -> None:
     change = Causal(SPECS["plain"])(states) - states.tokens[:, :-1]
     assert 0 < change.square().mean().sqrt() < 0.05
     assert (Causal(SPECS["plain"], residual=False)(states) - states.tokens[:, :-1]).square().mean().sqrt() > 0.3
+
+
+def test_a_new_predictor_nearly_copies_gradients_too() -> None:
+    torch.manual_seed(0)
+    model, (_, states, _) = Causal(SPECS["plain"]), _case("plain")
+    tokens = states.tokens.clone().requires_grad_()
+    _rolled(model, model.start(replace(states, tokens=tokens)), states, 0, 4)[0][:, -1].sum().backward()
+    assert tokens.grad is not None
+    torch.testing.assert_close(tokens.grad[:, -1], torch.ones(3, 1, 6), atol=0.3, rtol=0)
 
 
 def test_one_step_starts_a_rollout_without_actions_before_it() -> None:

@@ -1,0 +1,303 @@
+"""What a person types. Nothing heavy is imported before a command needs it: help and listings come at once.
+
+People read stderr; with `--json` the last line of stdout is one object. Exit codes: 0 done, 1 failed, 2 the person's mistake,
+3 stopped by a signal with a checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hjepa.errors import Mistake
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hjepa.registry import Entry, Registry
+    from hjepa.study import Study
+    from hjepa.train import Result, Trainer
+
+DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 3
+TRACKING_PATIENCE = 20.0
+"""Seconds that the end of a command waits for MLflow to have everything."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="a study by its path, or by its name in studies/")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="as in levels.frame.encoder.width=128")]
+AsJson = Annotated[bool, typer.Option("--json", help="the result as one line of JSON on stdout")]
+Without = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME", help="a plugin that is not even imported")]
+
+
+@app.command()
+def train(
+    study: StudyName,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="the run's folder; by default the next free one in runs/")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest intact checkpoint")] = False,
+    as_json: AsJson = False,
+    no_plugin: Without = None,
+) -> None:
+    """Train a study; say of each level whether it is alive, probe it, draw it."""
+    registry = _plugins(no_plugin)
+    plan = _study(study, overrides, registry)
+    with _quiet_libraries():
+        from hjepa import distributed, runs, stack
+
+        distributed.start()
+        stack.check(plan)
+        run = runs.reopen(plan, out) if resume else runs.create(plan, out, registry)
+        result = _train(plan, run, registry, resume)
+    if as_json:
+        _print_json(_told(result))
+    raise typer.Exit(DONE if result.outcome == "done" else STOPPED)
+
+
+def _train(plan: Study, run: Any, registry: Registry, resume: bool) -> Result:
+    from hjepa import tracking
+    from hjepa.report import table, write
+    from hjepa.train import train as train_study
+
+    console = _console()
+    mirror = tracking.Mirror.start(run.path) if plan.train.track else None
+    with _progress(plan, console) as progress:
+        result = train_study(plan, run, registry, resume, _say, progress, write)
+    if result.outcome == "stopped":
+        _say(f"stopped after step {result.step}; go on with --resume")
+    else:
+        table(result.verdicts, result.metrics, console, result.clocks)
+        _say(f"{run.path} ({result.seconds:.0f} s; picture: {run.figures / 'summary.png'})")
+    if mirror is not None and not mirror.finish(TRACKING_PATIENCE):
+        _say(f"MLflow does not have all of it yet; the rest is sent in the background, or by: python -m hjepa.tracking {run.path}")
+    return result
+
+
+def _told(result: Result) -> dict[str, Any]:
+    return {
+        "run": str(result.run),
+        "seconds": round(result.seconds, 3),
+        "verdicts": result.verdicts,
+        "metrics": result.metrics,
+    }
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or its name in runs/")],
+    probe: Annotated[str | None, typer.Option(metavar="LABEL", help="this probe alone")] = None,
+    as_json: AsJson = False,
+    no_plugin: Without = None,
+) -> None:
+    """Show the newest checkpoint of a run to the probes of its study."""
+    registry = _plugins(no_plugin)
+    with _quiet_libraries():
+        from hjepa import report, runs
+        from hjepa.study import parse
+        from hjepa.train import evaluate_run
+
+        found = runs.find(run)
+        plan = parse(found.resolved(), registry, name=str(found.path))
+        plan.complain()
+        result = evaluate_run(plan, found, registry, probe, _say, report.write)
+    report.table(result.verdicts, result.metrics, _console(), result.clocks)
+    _say(f"picture: {found.figures / 'summary.png'}")
+    if as_json:
+        _print_json(_told(result))
+
+
+@app.command()
+def check(study: StudyName, overrides: Overrides = None, as_json: AsJson = False, no_plugin: Without = None) -> None:
+    """Compose a study without allocating anything; say what each level reads, and refuse what cannot work."""
+    registry = _plugins(no_plugin)
+    plan = _study(study, overrides, registry)
+    with _quiet_libraries():
+        from hjepa import report, stack
+
+        composed = stack.check(plan)
+        rows = stack.described(composed)
+    if as_json:
+        _print_json({"study": plan.name, "levels": rows})
+    else:
+        report.composition(rows, _console())
+
+
+@app.command()
+def plugins(
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="components of this kind alone")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="this component, with its options")] = None,
+    check_all: Annotated[bool, typer.Option("--check", help="import every component and hold it against its protocol")] = False,
+    as_json: AsJson = False,
+    no_plugin: Without = None,
+) -> None:
+    """List plugins and components: who gives them, where they are written, what they can be told; and what failed."""
+    registry = _plugins(no_plugin)
+    entries = _chosen(registry, kind, name)
+    broken = _imported(entries) if check_all else {}
+    if as_json:
+        _print_json(_listing(registry, entries, broken))
+    else:
+        _show_plugins(registry, entries, broken, detailed=name is not None)
+    if broken or registry.failures or registry.conflicts():
+        raise typer.Exit(FAILED)
+
+
+def _chosen(registry: Registry, kind: str | None, name: str | None) -> list[Entry]:
+    from hjepa.contracts import KINDS
+    from hjepa.errors import listed, nearest
+
+    if kind is not None and kind not in KINDS:
+        raise Mistake(f"unknown kind {kind!r}{nearest(kind, KINDS)} (allowed: {listed(KINDS)})")
+    if kind is not None and name is not None:
+        return [registry.find(kind, name)]
+    return [entry for entry in registry.entries() if kind in (None, entry.kind)]
+
+
+def _imported(entries: list[Entry]) -> dict[str, str]:
+    """What is wrong with each component that cannot be used."""
+    broken = {}
+    for entry in entries:
+        try:
+            entry.load()
+        except Mistake as error:
+            broken[f"{entry.kind} {entry.name}"] = str(error)
+    return broken
+
+
+def _listing(registry: Registry, entries: list[Entry], broken: Mapping[str, str]) -> dict[str, Any]:
+    from hjepa.registry import static_options
+
+    components = [
+        {
+            "kind": entry.kind,
+            "name": entry.name,
+            "file": entry.file,
+            "distribution": f"{entry.plugin.distribution} {entry.plugin.version}",
+            "options": static_options(entry),
+        }
+        for entry in entries
+    ]
+    failed = [
+        {"plugin": plugin.name, "distribution": f"{plugin.distribution} {plugin.version}", "error": plugin.error}
+        for plugin in registry.failures
+    ]
+    return {"components": components, "failed": failed, "conflicts": registry.conflicts(), "broken": dict(broken)}
+
+
+def _show_plugins(registry: Registry, entries: list[Entry], broken: Mapping[str, str], detailed: bool) -> None:
+    from hjepa.registry import static_options
+
+    console = _console(stderr=False)
+    width = max((len(entry.name) for entry in entries), default=0)
+    kind = ""
+    for entry in entries:
+        if entry.kind != kind:
+            kind = entry.kind
+            console.print(kind, style="bold", highlight=False)
+        wrong = "  [broken]" if f"{entry.kind} {entry.name}" in broken else ""
+        where = f"{entry.plugin.distribution} {entry.plugin.version}  {_shortened(entry.file)}{wrong}"
+        console.print(f"  {entry.name:<{width}}  {where}", highlight=False, markup=False, soft_wrap=True)
+        for option, about in static_options(entry).items() if detailed else ():
+            default = "" if about["default"] is None else f" = {about['default']}"
+            console.print(f"      {option}: {about['type']}{default}", highlight=False, markup=False, soft_wrap=True)
+    for message in [*registry.conflicts(), *broken.values()]:
+        _say(message)
+    for plugin in registry.failures:
+        _say(f"{plugin} failed: {plugin.error}")
+
+
+def _shortened(file: str) -> str:
+    return os.path.relpath(file) if file.startswith(os.getcwd()) else file
+
+
+# --- what all commands share ------------------------------------------------------------------------------------------
+
+
+def _plugins(blocked: list[str] | None) -> Registry:
+    from hjepa import registry
+
+    return registry.load(blocked or ())
+
+
+def _study(reference: str, overrides: list[str] | None, registry: Registry) -> Study:
+    """The study with whatever is wrong in it noted; composing it raises all of it at once."""
+    with _quiet_libraries():
+        from hjepa import optimizers
+        from hjepa.study import read
+
+        plan = read(reference, overrides or (), registry)
+        plan.problems += optimizers.problems(plan)
+    return plan
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """What libraries warn of is for developers; people are told what they can act on."""
+    import warnings
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matrix products on CUDA
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _console(stderr: bool = True) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=not sys.stderr.isatty())
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _print_json(told: Mapping[str, Any]) -> None:
+    print(json.dumps(told), flush=True)
+
+
+@contextmanager
+def _progress(plan: Study, console: Console) -> Iterator[Any]:
+    """A bar where somebody looks; a line now and then where the output goes to a file."""
+    from hjepa.progress import Bar, Lines
+
+    with (Bar if console.is_terminal else Lines)(console, plan.train.steps) as shown:
+
+        def progress(trainer: Trainer, values: Mapping[str, float]) -> None:
+            shown.update(trainer.done, values, trainer.look.verdicts, trainer.samples)
+
+        yield progress
+
+
+def main() -> None:
+    """The command line, with every mistake as one message and no traceback."""
+    try:
+        sys.exit(app(prog_name="hjepa", standalone_mode=False))
+    except Mistake as error:
+        _say(str(error))
+        sys.exit(MISTAKE)
+    except (typer.Abort, KeyboardInterrupt):
+        _say("stopped before anything was saved")
+        sys.exit(130)
+    except Exception as error:
+        _usage_or_raise(error)
+
+
+def _usage_or_raise(error: Exception) -> None:
+    """A wrong call is the person's mistake; whatever else is raised here is ours, or the machine's."""
+    import click
+
+    if isinstance(error, click.ClickException):
+        _say(f"hjepa: {error.format_message()}")
+        sys.exit(MISTAKE)
+    if type(error).__name__ == "Diverged":
+        _say(str(error))
+        sys.exit(FAILED)
+    raise error
