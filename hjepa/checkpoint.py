@@ -144,7 +144,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name in order:
         tensor, start, end = tensors[name], end, end + tensors[name].nbytes
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in order:
@@ -226,14 +226,14 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _prune(folder: Path, newest: Path, keep: int) -> None:
+def _prune(folder: Path, fresh: Path, keep: int) -> None:
     whole = 0
     for path in _places(folder):
-        if _step(path) > _step(newest):
+        if _step(path) > _step(fresh):
             continue
         if whole == keep:
             _remove(path)
-        elif path == newest or _is_whole(path):
+        elif path == fresh or _is_whole(path):
             whole += 1
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hjepa.train import Result, Trainer
 
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 3
+WIDE = 150
+"""Columns where the output goes to a file."""
 TRACKING_PATIENCE = 20.0
 """Seconds that the end of a command waits for MLflow to have everything."""
 
@@ -54,9 +56,10 @@ def train(
 
         distributed.start()
         stack.check(plan)
-        run = runs.reopen(plan, out) if resume else runs.create(plan, out, registry)
+        run = distributed.from_first(lambda: runs.reopen(plan, out) if resume else runs.create(plan, out, registry))
         result = _train(plan, run, registry, resume)
-    if as_json:
+        distributed.stop()
+    if as_json and _speaks():
         _print_json(_told(result))
     raise typer.Exit(DONE if result.outcome == "done" else STOPPED)
 
@@ -67,7 +70,7 @@ def _train(plan: Study, run: Any, registry: Registry, resume: bool) -> Result:
     from hjepa.train import train as train_study
 
     console = _console()
-    mirror = tracking.Mirror.start(run.path) if plan.train.track else None
+    mirror = tracking.Mirror.start(run.path) if plan.train.track and _speaks() else None
     with _progress(plan, console) as progress:
         result = train_study(plan, run, registry, resume, _say, progress, write)
     if result.outcome == "stopped":
@@ -252,11 +255,22 @@ def _quiet_libraries() -> Iterator[None]:
 def _console(stderr: bool = True) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=stderr, width=None if sys.stderr.isatty() else WIDE, quiet=not _speaks())
+
+
+def _speaks() -> bool:
+    """Whether this process speaks for all that `torchrun` started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK") == "0"
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    if _speaks():
+        print(message, file=sys.stderr, flush=True)
+
+
+def _complain(message: str) -> None:
+    who = "" if _speaks() else f"process {os.environ.get('RANK')}: "
+    print(who + message, file=sys.stderr, flush=True)
 
 
 def _print_json(told: Mapping[str, Any]) -> None:
@@ -281,10 +295,10 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="hjepa", standalone_mode=False))
     except Mistake as error:
-        _say(str(error))
+        _complain(str(error))
         sys.exit(MISTAKE)
     except (typer.Abort, KeyboardInterrupt):
-        _say("stopped before anything was saved")
+        _say("stopped before anything new was saved")
         sys.exit(130)
     except Exception as error:
         _usage_or_raise(error)
@@ -295,9 +309,9 @@ def _usage_or_raise(error: Exception) -> None:
     import click
 
     if isinstance(error, click.ClickException):
-        _say(f"hjepa: {error.format_message()}")
+        _complain(f"hjepa: {error.format_message()}")
         sys.exit(MISTAKE)
     if type(error).__name__ == "Diverged":
-        _say(str(error))
+        _complain(str(error))
         sys.exit(FAILED)
     raise error

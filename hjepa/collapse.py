@@ -22,6 +22,11 @@ from hjepa.randomness import Key
 SPREAD_LEFT = 0.01
 """Complete collapse: less than this is left of the spread at the start, or of the scale (uncentred RMS)."""
 
+VARIANCE_LEFT = 0.01
+"""Complete collapse as well: `std^2 / (initial std * rms)` below this, both shares falling together. An adaptive optimizer moves
+every weight by about the learning rate however small the gradient, so a dead level keeps jittering and its spread stays above 1 %
+while the learning rate is high. One share alone says little above 1 %: a level that only changes its scale keeps the other."""
+
 ONE_DIRECTION = 1.5
 """Dimensional collapse: an effective rank below this. How many directions a living level needs follows from what moves in its
 world (two for an angle, whatever the width), so the threshold is no share of the width: about one direction is left, or not."""
@@ -62,6 +67,10 @@ class Reading:
         if self.trivial == 0:
             return 0.0 if self.energy == 0 else -1.0
         return 1 - self.energy / self.trivial
+
+    def variance_left(self, initial_std: float) -> float:
+        """How much spread is left of the start, times how much of the scale."""
+        return _share(self.std, initial_std) * _share(self.std, self.rms)
 
     def std_ratio(self, initial_std: float) -> float:
         """How much spread is left: of the start or of the scale, whichever is less."""
@@ -118,7 +127,7 @@ def verdict(now: Reading, initial_std: float, settled: bool) -> str:
             return f"diverged ({name} is {getattr(now, name)})"
     if now.rank == 0:
         return "undecided (a single embedding shows no spread)"
-    if now.std_ratio(initial_std) < SPREAD_LEFT:
+    if now.std_ratio(initial_std) < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT:
         start, scale = _share(now.std, initial_std), _share(now.std, now.rms)
         return f"complete collapse (std at {_percent(start)} of its start, {_percent(scale)} of its scale)"
     full = now.rank / now.rank_share

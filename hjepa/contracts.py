@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------------------------------
 
 Batch = dict[str, "Tensor"]
-"""Tensors by what they are: `frames (B,T,C,H,W)`, `actions (B,T-1,A)`, `label`, `position`, `flow`, `views`..., `ids (B,)`."""
+"""Tensors by what they are: `frames (B,T,C,H,W)`, `actions (B,T-1,A)`, `label`, `position`, `flow`, `views`..., `ids (B,)`.
+
+`NAME_valid (B,T,N)` bool says which tokens of the stream NAME are there, where samples differ in that.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Spec:
     """A: how wide an action between two steps is; 0 without actions."""
     condition: int = 0
     """How wide the condition is; 0 without one."""
+    latent: int = 0
+    """How wide z, which leads to the next step as an action does, is; 0 without one."""
+    vocabulary: int = 0
+    """How many different words there are, where a token (D = 1, int64) is the number of a word; 0 elsewhere."""
     maps: tuple[tuple[int, int, int], ...] = ()
     """(C, H, W) of each feature map, finest first."""
     window: int = 1
@@ -78,7 +85,13 @@ class Spec:
         self, width: int, grid: tuple[int, ...] = (), maps: tuple[tuple[int, int, int], ...] = ()
     ) -> Spec:
         """The spec of states computed from these, step by step: same ticks, actions and condition."""
-        return replace(self, width=width, grid=grid, maps=maps, window=1, parts=())
+        return replace(self, width=width, grid=grid, maps=maps, vocabulary=0, window=1, parts=())
+
+    def encoded(self, by: Spec) -> Spec:
+        """The spec of states that the encoder of spec `by` makes of these. An encoder that several levels share is the same at
+        each, and so is its spec: the ticks, actions and condition in it are those of the level that made it.
+        """
+        return self.giving(by.width, by.grid, by.maps)
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,18 @@ class States:
             parts=tuple(p.slice(start, stop) for p in self.parts),
         )
 
+    def rows(self, index: Tensor) -> States:
+        """The samples `index` (R,), which may name one several times."""
+        return replace(
+            self,
+            tokens=self.tokens[index],
+            time=self.time[index],
+            valid=None if self.valid is None else self.valid[index],
+            maps=tuple(m[index] for m in self.maps),
+            actions=None if self.actions is None else self.actions[index],
+            parts=tuple(p.rows(index) for p in self.parts),
+        )
+
 
 @dataclass(frozen=True)
 class Features:
@@ -136,6 +161,8 @@ class Features:
     """(B, T, C, H, W), finest first."""
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     """The layers that were asked for, each (B, T, N, D)."""
+    valid: Tensor | None = None
+    """(B, T, N) bool, or None where every token is valid."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +175,8 @@ class Packed:
     """(sets,) int64, summing to M."""
     positions: Tensor
     """(M, axes) int64: where each token lies on the grid."""
-    sample: Tensor
-    """(sets,) int64: the sample that each set belongs to."""
+    row: Tensor
+    """(sets,) int64: the step that each set belongs to, counted through all samples: b * T + t."""
     family: str = ""
 
 
@@ -239,6 +266,11 @@ class Cost:
     violation: Tensor
     """(B, S), 0 where nothing is violated."""
 
+    def order(self) -> Tensor:
+        """(B, S): the candidates of each task, best first."""
+        by_value = self.value.argsort(dim=1, stable=True)
+        return by_value.gather(1, self.violation.gather(1, by_value).argsort(dim=1, stable=True))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -304,7 +336,7 @@ class Dataset(Protocol):
 
 
 class Transform(Protocol):
-    """Changes a batch on the device, sample by sample, by keyed random numbers."""
+    """Changes a batch on the device, sample by sample, by keyed random numbers; streams keep their specs. Training only."""
 
     kind: ClassVar[str] = "transform"
 
@@ -315,12 +347,15 @@ class Encoder(Protocol):
     """States of below, in windows -> features at the same steps. Positional: the spec of below."""
 
     kind: ClassVar[str] = "encoder"
-    optional: ClassVar[tuple[str, ...]] = ("encode_kept",)
     spec: Spec
 
     def __call__(self, below: States, layers: Sequence[str] = ()) -> Features:
         """Features of the last and of the named layers. Step t is computed from step t of `below` alone."""
         ...
+
+
+class MaskableEncoder(Encoder, Protocol):
+    """An encoder that can look at some of its tokens alone."""
 
     def encode_kept(self, below: States, keep: Packed) -> Packed:
         """Features of the kept tokens alone; the others are dropped before anything mixes tokens."""
@@ -328,26 +363,36 @@ class Encoder(Protocol):
 
 
 class Masking(Protocol):
-    """Which tokens are context and which are targets. Positional: the spec of the tokens."""
+    """Which tokens are context and which are targets. Positional: the spec of the tokens.
+
+    ValueError from `__init__`, with the sum, where what is asked for could leave a family without context.
+    """
 
     kind: ClassVar[str] = "masking"
+    families: tuple[str, ...]
 
-    def sample(self, grid: tuple[int, ...], key: Key) -> dict[str, list[Packed]]:
-        """For each family `[context, targets...]`: index sets whose `values` are (M, 1) flat indices.
+    def sample(self, key: Key, valid: Tensor | None = None) -> dict[str, list[Packed]]:
+        """For each family `[context, targets...]`: sets of flat indices, `values` (M, 1), one for each row in order.
 
-        A pure function of each sample's key: the same for any batch size, worker and position in the batch.
+        `key` has one word a row (B*T,), and `valid` (B*T, N) says which tokens are there. A row's sets are a pure function of
+        its own key: the same for any batch size, worker and position in the batch.
         """
         ...
 
 
 class SetPredictor(Protocol):
-    """Fills in what is masked. Positional: the spec of the encoder."""
+    """Fills in what is masked. Positional: the spec of the encoder, and the families of the masking."""
 
     kind: ClassVar[str] = "predictor"
 
     def __call__(
         self, context: Packed, query: Packed, condition: Tensor | None = None, z: Tensor | None = None
-    ) -> Packed: ...
+    ) -> Packed:
+        """`query` with values (M, D): each of its sets is filled in from the set of `context` at the same place, and no other.
+
+        condition (B*T, C) and z (B*T, Z) belong to rows.
+        """
+        ...
 
 
 class StepPredictor(Protocol):
@@ -401,7 +446,7 @@ class Prevention(Protocol):
         ...
 
     def after_step(self, step: int) -> None:
-        """Called after the optimizer's step, without gradient."""
+        """Called after the optimizer's step, without gradient, where the level took part in it: not while its source rests."""
         ...
 
 
@@ -416,7 +461,7 @@ class Latent(Protocol):
         ...
 
     def sample(self, count: int, key: Key) -> Tensor:
-        """(count, width), from the prior."""
+        """(*key, count, width), from the prior."""
         ...
 
     def penalty(self, z: Tensor) -> Tensor:
@@ -425,10 +470,15 @@ class Latent(Protocol):
 
 
 class Level(Protocol):
-    """One level of the stack. Positional: the spec of what it reads, in windows at its own clock."""
+    """One level of the stack. Positional: the spec of what it reads, in windows at its own clock.
+
+    It gives one state for each window, whose tick is the last that the window has seen: a clip that is looked at both ways is
+    one state with time as an axis of its grid. So no state has seen its own future, whatever reads it.
+    Only levels that predict steps are planned with: they have `rollout`, and `start` and `step` for search one step at a time.
+    """
 
     kind: ClassVar[str] = "level"
-    optional: ClassVar[tuple[str, ...]] = ("rollout",)
+    optional: ClassVar[tuple[str, ...]] = ("rollout", "start", "step", "space")
     spec: Spec
     needs: int
     """How many own steps a sample must give for the level to have something to learn."""
@@ -445,6 +495,20 @@ class Level(Protocol):
         """`start` (B, T, N, D) continued by `steps` predicted ones (B, steps, N, D). `actions` (B, steps, A) lead to them."""
         ...
 
+    def start(self, states: States, condition: Tensor | None = None) -> Any:
+        """A carry that has seen `states`, as of a StepPredictor."""
+        ...
+
+    def step(
+        self, carry: Any, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """The tokens (B, N, D) of the next step, and the carry that has seen it too, as of a StepPredictor."""
+        ...
+
+    def space(self, chunk: ActionSpace) -> ActionSpace:
+        """What can be done here, where `chunk` is what can be done below between two own steps; without it just that."""
+        ...
+
 
 class MacroAction(Protocol):
     """A chunk of lower actions -> one action of the level above. Positional: the spec of what the level reads."""
@@ -454,6 +518,10 @@ class MacroAction(Protocol):
 
     def __call__(self, chunk: Tensor) -> Tensor:
         """(..., A of below times stride) -> (..., width)."""
+        ...
+
+    def space(self, chunk: ActionSpace) -> ActionSpace:
+        """The range of its actions, and as anchors those of chunks that it has seen: a buffer that data fill."""
         ...
 
 
@@ -481,23 +549,46 @@ class Environment(Protocol):
 
 
 class PlanningProblem(Protocol):
-    """What a planner is given: a start, a model, a cost. Nothing of it knows which planner asks."""
+    """What a planner is given: where B tasks start, a model of one level, a cost. Nothing of it knows which planner asks.
 
-    start: Any
-    horizon: int
+    A trajectory is what candidates lead to: states (B*S, K, N, D), the S of each task next to one another.
+    """
+
     batch: int
+    """B."""
+    horizon: int
+    """K, how many steps a plan has."""
+    space: ActionSpace
+    above: PlanningProblem | None
+    """The same tasks at the level above, where there is one; its steps are longer."""
 
-    def rollout(self, actions: Tensor) -> States:
-        """(B, S, K, A) -> the predicted states (B*S, K, N, D)."""
+    def begin(self) -> Any:
+        """The carry of B tasks before anything is done: a tree of tensors whose rows may be repeated and chosen from."""
         ...
 
-    def cost(self, trajectory: States) -> Cost: ...
+    def step(self, carry: Any, action: Tensor) -> tuple[States, Any]:
+        """One step (R, A) of each row of the carry -> the states (R, 1, N, D) that it leads to, and the carry after it."""
+        ...
 
-    def space(self) -> ActionSpace: ...
+    def rollout(self, actions: Tensor) -> States:
+        """The trajectory of all steps of candidates (B, S, K, A)."""
+        ...
+
+    def cost(self, trajectory: States) -> Cost:
+        """(B, S) of whole trajectories, or of their first steps."""
+        ...
+
+    def towards(self, waypoint: States) -> PlanningProblem:
+        """The steps to the next state of the level above, which shall be `waypoint` (B, 1, N, D) whatever the goal is."""
+        ...
 
 
 class Planner(Protocol):
-    """Finds actions. Bounds are kept, the best seen is what is returned, and the same key gives the same plan."""
+    """Finds actions. Bounds are kept, and the best seen is what is returned.
+
+    `key` has one word a task (B,), of which its plan is a pure function: the same whatever is planned beside it. `warm` is the
+    plan before, where one was made for the same problem.
+    """
 
     kind: ClassVar[str] = "planner"
 
@@ -509,7 +600,9 @@ class CostTerm(Protocol):
 
     kind: ClassVar[str] = "cost"
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost: ...
+    def __call__(self, trajectory: States, goal: States | None) -> Cost:
+        """(R,) each, of trajectory (R, K, N, D) and goal (R, 1, N, D); 0 of what a missing goal leaves without meaning."""
+        ...
 
 
 @dataclass(frozen=True)

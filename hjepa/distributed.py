@@ -8,15 +8,19 @@ and `sum_ranks`, which are differentiable. After `backward`, `average_gradients`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hjepa.errors import Mistake
+
+T = TypeVar("T")
+TensorT = TypeVar("TensorT", bound=Tensor)
 
 BUCKET = 1 << 24
 """Elements that travel at once: enough to hide the latency, few enough not to double the memory."""
@@ -53,6 +57,32 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether any process says so. A small message between the CPUs: no GPU is waited for."""
+    if world() == 1:
+        return flag
+    said = torch.tensor(int(flag))
+    dist.all_reduce(said)
+    return bool(said)
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What rank 0 makes, in every process; the others get a copy, by pickle. Its Mistake is raised in all of them."""
+    told: list[Any] = [None, ""]
+    if rank() == 0:
+        try:
+            told[0] = make()
+        except Mistake as mistake:
+            if world() == 1:
+                raise
+            told[1] = str(mistake)
+    if world() > 1:
+        dist.broadcast_object_list(told, device=torch.device("cpu"))
+    if told[1]:
+        raise Mistake(told[1])
+    return told[0]
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """(R, ...) -> (R of all ranks, ...), in the order of the ranks; differentiable. Ranks may differ in R alone."""
     return x if world() == 1 else _GatherRows.apply(x)  # type: ignore[no-untyped-call]
@@ -83,17 +113,30 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
                 parameter.grad = gradient if share > 0 else None
 
 
-def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def follow_first(tensors: Iterable[Tensor]) -> None:
+    """Gives all processes the values of rank 0, in place: what each keeps of its own share of the batches (statistics, queues)
+    would make them different models, and a checkpoint holds only one.
+    """
+    if world() == 1:
+        return
+    for bucket in _buckets(list(tensors)):
+        flat = torch.cat([tensor.flatten() for tensor in bucket])
+        dist.broadcast(flat, 0)
+        parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+
+
+def _buckets(tensors: list[TensorT]) -> Iterator[list[TensorT]]:
     """In the given order, of one type and device each, and of about `BUCKET` elements."""
-    for _, alike in groupby(sorted(parameters, key=_likeness), key=_likeness):
+    for _, alike in groupby(sorted(tensors, key=_likeness), key=_likeness):
         listed = list(alike)
         ends = accumulate(p.numel() for p in listed)
         for _, numbered in groupby(zip(ends, listed, strict=True), key=lambda pair: pair[0] // BUCKET):
-            yield [parameter for _, parameter in numbered]
+            yield [tensor for _, tensor in numbered]
 
 
-def _likeness(parameter: nn.Parameter) -> tuple[str, str]:
-    return str(parameter.dtype), str(parameter.device)
+def _likeness(tensor: Tensor) -> tuple[str, str]:
+    return str(tensor.dtype), str(tensor.device)
 
 
 class _GatherRows(torch.autograd.Function):
@@ -112,6 +155,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
@@ -128,5 +172,6 @@ class _SumRanks(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _SumRanks.forward(ctx, gradient)

@@ -12,8 +12,11 @@ from torch import Tensor
 from hjepa.contracts import Batch, Observation, Spec, States
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.loading import Source
+from hjepa.monitor import at_rest
 from hjepa.stack import Maker, Pass, Stack
 from hjepa.study import Study
+
+CPU = torch.device("cpu")
 
 
 class Bench:
@@ -41,46 +44,42 @@ class Bench:
 
     def _batches(self, level: str, split: str) -> list[Batch]:
         source = self.sources[self.stack.nodes[level].source]
-        count = min(self.samples, len(source.dataset.split(split)))
+        count = source.count(split, self.samples)
         starts = range(0, count, self.batch)
         return [source.look(split, start, min(start + self.batch, count), self.device) for start in starts]
 
-    @torch.no_grad()
     def _chunk(self, level: str, batch: Batch) -> tuple[States, Tensor | None, Batch]:
-        self.stack.eval()
         one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
-        states, condition = one.states(level, self.stack.nodes[level].source), one.here(level).condition
-        return _on_cpu(states), None if condition is None else condition.cpu(), batch
+        with at_rest(self.stack):
+            states, condition = one.states(level, self.stack.nodes[level].source), one.here(level).condition
+        return _on(CPU, states), None if condition is None else condition.cpu(), batch
 
-    @torch.no_grad()
     def predict(self, level: str, split: str, start: int, steps: int) -> States:
         """Own steps start+1 ... start+steps, predicted from own steps 0 ... start."""
         seen, condition = self.observe(level, split).states, self._conditions[level, split]
-        parts = [self._rolled(level, seen, condition, start, steps, slice(at, at + self.batch)) for at in range(0, len(seen.time), self.batch)]
-        return _cat_states(parts)
+        if not hasattr(self.stack.levels[level], "rollout"):
+            raise Mistake(f"level {level!r} predicts no later states: a {self.stack.nodes[level].plan.component.name} cannot")
+        chunks = torch.arange(len(seen.time)).split(self.batch)
+        rolled = [self._rolled(level, seen.rows(i), None if condition is None else condition[i], start, steps) for i in chunks]
+        return _cat_states(rolled)
 
-    def _rolled(self, level: str, seen: States, condition: Tensor | None, start: int, steps: int, rows: slice) -> States:
-        self.stack.eval()
-        known = States(
-            tokens=seen.tokens[rows, : start + 1].to(self.device),
-            time=seen.time[rows, : start + 1].to(self.device),
-            grid=seen.grid,
-            actions=None if seen.actions is None else seen.actions[rows, :start].to(self.device),
-        )
-        actions = None if seen.actions is None else seen.actions[rows, start : start + steps].to(self.device)
-        upto = condition if condition is None or condition.shape[1] == 1 else condition[:, : start + 1]
-        part = None if upto is None else upto[rows].to(self.device)
-        return _on_cpu(self.stack.levels[level].rollout(known, actions, steps, part))
+    def _rolled(self, level: str, seen: States, condition: Tensor | None, start: int, steps: int) -> States:
+        actions = None if seen.actions is None else seen.actions[:, start : start + steps].to(self.device)
+        known = _on(self.device, seen.slice(0, start + 1))
+        if condition is not None:
+            condition = condition[:, : start + 1].to(self.device)
+        with at_rest(self.stack):
+            return _on(CPU, self.stack.levels[level].rollout(known, actions, steps, condition))
 
 
-def _on_cpu(states: States) -> States:
+def _on(device: torch.device, states: States) -> States:
     return States(
-        tokens=states.tokens.float().cpu(),
-        time=states.time.cpu(),
+        tokens=states.tokens.float().to(device),
+        time=states.time.to(device),
         grid=states.grid,
-        valid=None if states.valid is None else states.valid.cpu(),
-        maps=tuple(m.float().cpu() for m in states.maps),
-        actions=None if states.actions is None else states.actions.cpu(),
+        valid=None if states.valid is None else states.valid.to(device),
+        maps=tuple(m.float().to(device) for m in states.maps),
+        actions=None if states.actions is None else states.actions.to(device),
     )
 
 
@@ -112,7 +111,15 @@ def evaluate(
     trained, fresh = (Bench(one, sources, study, device) for one in (stack, untrained))
     scores: dict[str, float] = {}
     for label, probe in made.items():
-        scores |= {f"probe/{label}/{name}": value for name, value in probe.measure(trained).items()}
-        scores |= {f"probe/{label}/untrained_{name}": value for name, value in probe.measure(fresh).items()}
+        scores |= {f"probe/{label}/{name}": value for name, value in _measured(label, probe, trained).items()}
+        scores |= {f"probe/{label}/untrained_{name}": value for name, value in _measured(label, probe, fresh).items()}
     draws = [partial(probe.draw, trained) for probe in made.values() if hasattr(probe, "draw")]
     return scores, draws
+
+
+def _measured(label: str, probe: Any, bench: Bench) -> dict[str, float]:
+    """What a probe finds. What it cannot do is the study's mistake."""
+    try:
+        return dict(probe.measure(bench))
+    except (ValueError, Mistake) as error:
+        raise Mistake(f"probes.{label}: {error}") from error

@@ -133,12 +133,13 @@ def follow(path: Path, position: Position = _START, limit: int = 1000) -> tuple[
 
     Each metrics record (by `n`) and each event (by its place among the events) is given once, also when `rewind` replaced the
     file meanwhile: metrics that are then measured again carry the numbers of those that were given before, and events are never
-    cut. `bytes` only saves time: where the line before it is not the one that was read, the file is read from its start.
+    cut. `bytes` only saves time: where the line before it is not the one that was read, the file is read from its start, as it
+    is for a reader that only knows its counts: `Position(n=..., events=...)`.
     """
     if not path.exists():
         return [], position
     with path.open("rb") as file:
-        stands = _stands(file, position)
+        stands = position.bytes > 0 and _stands(file, position)
         end, passed = (position.bytes, position.events) if stands else (0, 0)
         n, events, last = position.n, position.events, b""
         records: list[dict[str, Any]] = []

@@ -6,8 +6,10 @@ never stopped, with any number of workers, and nothing of the order is stored.
 
 from __future__ import annotations
 
+import signal
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +57,13 @@ class Source:
             moved = transform(moved, key.fold(moved["epoch"], moved["ids"]))
         return moved
 
+    def count(self, split: str, most: int) -> int:
+        """How many samples of a split there are to look at; Mistake where there is none."""
+        found = len(self.dataset.split(split))
+        if not found:
+            raise Mistake(f"data.{self.label}: its split {split!r} is empty")
+        return min(most, found)
+
     def look(self, split: str, start: int, stop: int, device: torch.device) -> Batch:
         """Samples `start` to `stop` of a split, untransformed: always the same."""
         ids = torch.arange(start, stop)
@@ -73,9 +82,8 @@ def sources(study: Study, datasets: Mapping[str, Dataset], transforms: Mapping[s
             raise Mistake(f"data.{label}.batch: {plan.keys.batch} cannot be shared by {distributed.world()} processes")
         seed = study.seed if plan.keys.seed is None else plan.keys.seed
         train = datasets[label].split(plan.keys.split)
-        if not len(train):
-            raise Mistake(f"data.{label}: its split {plan.keys.split!r} is empty")
         made[label] = Source(label, plan.keys, seed, datasets[label], train, transforms[label])
+        made[label].count(plan.keys.split, 1)
     return made
 
 
@@ -97,24 +105,40 @@ def _read(source: Source, step: int, device: torch.device) -> tuple[Batch, Tenso
 
 def batches(
     all_sources: Mapping[str, Source], steps: range, workers: int, device: torch.device
-) -> Iterator[tuple[int, dict[str, Batch]]]:
-    """Each step with the batch of each source that is due."""
+) -> Generator[tuple[int, dict[str, Batch]]]:
+    """Each step with the batch of each source that is due. Close it, so that the workers end with it."""
     listed = list(all_sources.values())
     if workers == 0:
         for step in steps:
             due = [source for source in listed if source.due(step)]
             yield step, {source.label: source.finish(*_read(source, step, device), device) for source in due}
         return
-    for step, read in zip(steps, _workers(listed, steps, workers, device), strict=True):
-        yield step, {label: all_sources[label].finish(*item, device) for label, item in read.items()}
+    with closing(_workers(listed, steps, workers, device)) as reading:
+        for step, read in zip(steps, reading, strict=True):
+            yield step, {label: all_sources[label].finish(*item, device) for label, item in read.items()}
 
 
-def _workers(listed: list[Source], steps: range, workers: int, device: torch.device) -> Iterator[dict[str, Any]]:
+def _workers(listed: list[Source], steps: range, workers: int, device: torch.device) -> Generator[dict[str, Any]]:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         loader = StatefulDataLoader(
-            _Fetch(listed), batch_size=None, sampler=steps, num_workers=workers, pin_memory=device.type == "cuda"
+            _Fetch(listed),
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            worker_init_fn=_deafen,
+            pin_memory=device.type == "cuda",
         )
-        yield from loader
+        reading = iter(loader)
+        try:
+            yield from reading
+        finally:
+            reading._shutdown_workers()  # also where one has raised: a deaf worker would keep this process from ending
+
+
+def _deafen(worker: int) -> None:
+    """A signal to all processes of a run is for the one that trains: it ends its workers when the step is saved."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

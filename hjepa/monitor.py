@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,6 +16,18 @@ from hjepa.stack import Pass, Stack
 
 SAMPLES = 256
 """Held-out samples that are looked at: enough for the rank of some hundred dimensions."""
+
+
+@contextmanager
+def at_rest(stack: Stack) -> Iterator[None]:
+    """Evaluation mode, without gradient; afterwards the stack is as it was."""
+    mode = stack.training
+    stack.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        stack.train(mode)
 
 
 @dataclass(frozen=True)
@@ -34,16 +47,13 @@ class Monitor:
         used = {stack.nodes[label].source for label in stack.trained}
         self.batches = {}
         for label in sorted(used):
-            count = min(SAMPLES, len(sources[label].dataset.split("valid")))
-            self.batches[label] = sources[label].look("valid", 0, count, device)
+            self.batches[label] = sources[label].look("valid", 0, sources[label].count("valid", SAMPLES), device)
         self.initial: dict[str, float] = {}
 
-    @torch.no_grad()
     def look(self, step: int, settled: bool) -> Look:
         """Diagnostics and a verdict for every level that is trained."""
-        self.stack.eval()
-        outcomes = Pass(self.stack, self.batches, step, whole=True).outcomes()
-        self.stack.train()
+        with at_rest(self.stack):
+            outcomes = Pass(self.stack, self.batches, step, whole=True).outcomes()
         metrics: dict[str, float] = {}
         verdicts: dict[str, str] = {}
         spectra: dict[str, list[float]] = {}
@@ -64,8 +74,9 @@ class Monitor:
         }
 
     def _diagnostics(self, level: str, name: str, reading: Reading) -> dict[str, float]:
-        ratio = reading.std_ratio(self._start(level, name, reading))
-        return {**asdict(reading), "gain": reading.gain, "std_ratio": ratio}
+        start = self._start(level, name, reading)
+        left = {"std_ratio": reading.std_ratio(start), "variance_left": reading.variance_left(start)}
+        return {**asdict(reading), "gain": reading.gain, **left}
 
     def _start(self, level: str, name: str, reading: Reading) -> float:
         """The spread of the first look."""

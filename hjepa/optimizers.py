@@ -33,8 +33,10 @@ def problems(study: Study) -> list[Problem]:
         return [Problem("train.optimizer.name", said)]
     allowed = [key for key in inspect.signature(found[name]).parameters if key != "params"]
     noted = [_unknown(f"train.optimizer.{key}", key, allowed) for key in study.train.optimizer.options if key not in allowed]
-    if study.train.optimizer.lr(0) < 0:
-        noted.append(Problem("train.optimizer.lr", "a learning rate is not negative"))
+    for key in SCHEDULED:
+        schedule = getattr(study.train.optimizer, key)
+        if min(schedule.first, schedule.last) < 0:
+            noted.append(Problem(f"train.optimizer.{key}", "it is not negative"))
     for pattern, options in study.train.groups.items():
         for key, value in options.items():
             path = f"train.groups.{pattern}.{key}"
@@ -58,12 +60,29 @@ def _unreadable(path: str, value: Any) -> list[Problem]:
 
 
 def _refused(study: Study, found: type[torch.optim.Optimizer]) -> list[Problem]:
-    """What the optimizer itself says of its options."""
+    """What the optimizer itself says of its options, when it is made and when it takes a step."""
+    options, groups = study.train.optimizer.options, study.train.groups.items()
+    noted = _refusal("train.optimizer", found, options)
+    return noted or [p for pattern, own in groups for p in _refusal(f"train.groups.{pattern}", found, options | _plain(own))]
+
+
+def _refusal(path: str, found: type[torch.optim.Optimizer], options: dict[str, Any]) -> list[Problem]:
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros(2, 2)
     try:
-        _made(found, [{"params": [nn.Parameter(torch.zeros(1))]}], study.train.optimizer.options, 1e-3)
+        _made(found, [{"params": [parameter]}], options, 1e-3).step()
     except Exception as error:
-        return [Problem("train.optimizer", f"{study.train.optimizer.name} refuses its options: {error}")]
+        return [Problem(path, f"{found.__name__} refuses its options: {_said(error)}")]
     return []
+
+
+def _said(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """What is not scheduled."""
+    return {key: value for key, value in options.items() if key not in SCHEDULED}
 
 
 def _made(found: type[Any], groups: list[dict[str, Any]], options: dict[str, Any], lr: float) -> torch.optim.Optimizer:
@@ -89,23 +108,44 @@ def make(study: Study, module: nn.Module) -> Scheduled:
 
     Parameters of one dimension (biases, norms) do not decay. The last pattern that fits a name counts.
     """
+    groups, schedules = _groups(study, module)
+    found, options = available()[study.train.optimizer.name], study.train.optimizer.options
+    if "fused" in inspect.signature(found).parameters and not {"fused", "foreach"} & set(options):
+        options["fused"] = True  # one pass over the parameters, on CPU and GPU
+    return Scheduled(_made(found, groups, options, 1e-3), schedules)
+
+
+def misfits(study: Study, module: nn.Module) -> list[Problem]:
+    """Why the optimizer of a study cannot train a module: nothing is trained, a group has no member, or it refuses a parameter."""
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if not names:
+        return [Problem("levels", "there is nothing to train: no level that is not frozen has parameters")]
+    shown = listed(names[:4]) + ", ..." * (len(names) > 4)
+    said = f"no trained parameter has a name like that (there are: {shown})"
+    noted = [Problem(f"train.groups.{pattern}", said) for pattern in study.train.groups if not fnmatch.filter(names, pattern)]
     settings = study.train.optimizer
-    found = available()[settings.name]
+    try:
+        _made(available()[settings.name], _groups(study, module)[0], settings.options, 1e-3)
+    except Exception as error:
+        noted.append(Problem("train.optimizer.name", f"{settings.name} cannot train this: {_said(error)}"))
+    return noted
+
+
+def _groups(study: Study, module: nn.Module) -> tuple[list[dict[str, Any]], list[dict[str, Schedule]]]:
+    """Parameters with the options of their own, and what each group follows."""
+    found = available()[study.train.optimizer.name]
     sorted_out: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             key = (_pattern(name, study.train.groups), parameter.ndim > 1)
             sorted_out.setdefault(key, []).append(parameter)
-    groups, schedules = [], []
+    groups: list[dict[str, Any]] = []
+    schedules: list[dict[str, Schedule]] = []
     for (pattern, decays), members in sorted_out.items():
         own = study.train.groups.get(pattern, {})
-        plain = {key: value for key, value in own.items() if key not in SCHEDULED}
-        groups.append({"params": members, **plain})
+        groups.append({"params": members, **_plain(own)})
         schedules.append(_schedules(study, found, own, decays))
-    options = dict(settings.options)
-    if "fused" in inspect.signature(found).parameters and not {"fused", "foreach"} & set(options):
-        options["fused"] = True  # one pass over the parameters, on CPU and GPU
-    return Scheduled(_made(found, groups, options, 1e-3), schedules)
+    return groups, schedules
 
 
 def _pattern(name: str, patterns: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pluggy
 
@@ -70,7 +70,8 @@ class Entry:
         module, attribute = self.target.split(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+        except BaseException as error:
+            _let_go(error)
             said = f"{type(error).__name__}: {error}"
             raise Mistake(f"{self.kind} {self.name!r} of {self.plugin} cannot be imported from {self.target}: {said}") from error
         lacking = [unmet(found, protocol) for protocol in KINDS[self.kind]]
@@ -90,7 +91,7 @@ class Components:
     def add(self, kind: str, name: str, target: str, *, replaces: str = "") -> None:
         """Name one component. `replaces="DISTRIBUTION"` says that it is meant to stand in for that distribution's."""
         if kind not in KINDS:
-            raise ValueError(f"unknown kind {kind!r}{nearest(kind, KINDS)} (allowed: {listed(KINDS)})")
+            raise ValueError(f"unknown kind {kind!r}{nearest(str(kind), KINDS)} (allowed: {listed(KINDS)})")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"{kind} {name!r}: a name is made of small letters, digits and underscores")
         if not isinstance(target, str) or not _TARGET.fullmatch(target):
@@ -152,9 +153,9 @@ def _manager() -> pluggy.PluginManager:
 
 
 def _standing(claims: list[Entry]) -> list[Entry]:
-    """The claims that no other claim replaces."""
+    """The claims that no other claim replaces; all of them where each is replaced by another."""
     replaced = {entry.replaces for entry in claims if entry.replaces}
-    return [entry for entry in claims if entry.plugin.distribution not in replaced]
+    return [entry for entry in claims if entry.plugin.distribution not in replaced] or claims
 
 
 def _conflict(kind: str, name: str, claims: list[Entry]) -> str:
@@ -206,15 +207,20 @@ def _load_one(registry: Registry, point: metadata.EntryPoint) -> None:
         for implementation in registry.manager.hook.register.get_hookimpls():
             if implementation.plugin is module:
                 implementation.function(components)
-    except BaseException as error:  # a plugin may raise SystemExit on import: that is its failure, not ours
-        if type(error) is KeyboardInterrupt:
-            raise
+    except BaseException as error:
+        _let_go(error)
         registry.manager.set_blocked(f"{distribution}/{point.name}")
         registry.plugins.append(Plugin(point.name, distribution, version, f"{type(error).__name__}: {error}"))
         return
     registry.plugins.append(plugin)
     for entry in components.entries:
         registry.claims.setdefault((entry.kind, entry.name), []).append(entry)
+
+
+def _let_go(error: BaseException) -> None:
+    """Somebody else's code may raise SystemExit on import, or what it likes: its failure, not ours. Ctrl-C is the person's."""
+    if type(error) is KeyboardInterrupt:
+        raise error
 
 
 def _refuse_misspelled_hooks(manager: pluggy.PluginManager, module: object) -> None:
@@ -232,7 +238,8 @@ def unmet(found: Any, protocol: type) -> list[str]:
     if not inspect.isclass(found):
         return [f"it is {type(found).__name__}, not a class"]
     optional = getattr(protocol, "optional", ())
-    wanted = {name: method for name, method in vars(protocol).items() if inspect.isfunction(method) and _counts(name)}
+    members = [member for base in reversed(protocol.__mro__) if base is not Protocol for member in vars(base).items()]
+    wanted = {name: method for name, method in members if inspect.isfunction(method) and _counts(name)}
     lacking = []
     for name, method in wanted.items():
         own = _method(found, name)

@@ -51,12 +51,14 @@ def table(
 
 def composition(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Prints what each level of a study reads and gives, and the frames that it needs."""
-    found = _bare("level", "kind", "reads", "clock", "steps", "tokens x width", "parameters", "frames needed")
+    found = _bare("level", "kind", "reads", "clock", "steps", "tokens x width", "parameters", "needs")
     for row in rows:
         tokens = " x ".join(str(size) for size in [*row["grid"], row["width"]])
-        cells = (row["level"], row["kind"], row["reads"], row["clock"], row["steps"], tokens, f"{row['parameters']:,}", row["sum"])
+        cells = (row["level"], row["kind"], row["reads"], row["clock"], row["steps"], tokens, f"{row['parameters']:,}", f"{row['needs']} steps")
         found.add_row(*(str(cell) for cell in cells))
     console.print(found)
+    for row in rows:
+        console.print(f" {row['level']} needs {row['sum']}; its source gives {row['gives']}", highlight=False)
 
 
 def _levels(verdicts: Mapping[str, str], metrics: Mapping[str, float], clocks: Mapping[str, int]) -> Table:
@@ -64,12 +66,12 @@ def _levels(verdicts: Mapping[str, str], metrics: Mapping[str, float], clocks: M
 
     found = _bare("level", "clock", "energy", "baseline", "gain", "rank", "std", "std left", "verdict")
     for level, words in verdicts.items():
-        of = {name: metrics.get(f"collapse/{level}/{name}") for name in ("gain", "rank", "std", "std_ratio")}
+        of = {name: metrics.get(f"collapse/{level}/{name}") for name in ("energy", "trivial", "gain", "rank", "std", "std_ratio")}
         found.add_row(
             Text(level, style="bold"),
             str(clocks.get(level, "")),
-            _number(metrics.get(f"energy/{level}")),
-            _number(metrics.get(f"trivial/{level}")),
+            _number(of["energy"]),
+            _number(of["trivial"]),
             _percent(of["gain"]),
             "" if of["rank"] is None else f"{of['rank']:.1f}",
             _number(of["std"]),

@@ -18,11 +18,14 @@ from typing import Any
 import yaml
 
 from hjepa.errors import Mistake, listed
+from hjepa.journal import sync
 from hjepa.registry import Registry
 from hjepa.study import Study
 
 FREE = ("train.workers", "train.device", "train.keep", "train.checkpoint_every", "train.track", "evaluate.", "probes.")
 """What may differ when a run is resumed: nothing that training depends on."""
+UNFINISHED = ("study.yaml", "versions.json", ".resolved.yaml")
+"""All that a run holds that ended before it was one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Run:
         """Nobody else trains in this folder meanwhile."""
         with open(self.path / ".lock", "w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: that one would live on in orphaned workers
             except OSError:
                 raise Mistake(f"{self.path}: another process is training in this folder") from None
             yield
@@ -65,19 +68,29 @@ class Run:
 
 
 def create(study: Study, out: Path | None, registry: Registry) -> Run:
-    """A new folder: `out`, or the next free one in `runs/`."""
+    """A new folder: `out`, or the next free one in `runs/`. `resolved.yaml`, which makes it a run, comes last and at once."""
     path = out or _free(Path("runs") / study.name)
-    if path.exists() and any(path.iterdir()):
-        raise Mistake(f"{path} is not empty: give --resume to go on with the run in it, or another --out")
     path.mkdir(parents=True, exist_ok=True)
+    if any(file.name not in UNFINISHED for file in path.iterdir()):
+        raise Mistake(f"{path} is not empty: give --resume to go on with the run in it, or another --out")
     (path / "study.yaml").write_text(study.text)
-    (path / "resolved.yaml").write_text(yaml.safe_dump(study.resolved(), sort_keys=False))
     (path / "versions.json").write_text(json.dumps({"run_id": uuid.uuid4().hex, **versions(registry)}, indent=1))
+    (path / ".resolved.yaml").write_text(yaml.safe_dump(study.resolved(), sort_keys=False))
+    sync(path / ".resolved.yaml")
+    (path / ".resolved.yaml").rename(path / "resolved.yaml")
     return Run(path.resolve())
 
 
 def _free(base: Path) -> Path:
-    return next(path for path in _numbered(base) if not path.exists())
+    """Made here, so that nobody else finds it free."""
+    base.parent.mkdir(parents=True, exist_ok=True)
+    for path in _numbered(base):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
 
 
 def _numbered(base: Path) -> Iterator[Path]:

@@ -72,14 +72,14 @@ class Schedule:
             raise ValueError("a schedule needs `from`")
         first = _finite(value["from"], "`from`")
         shape = value.get("shape", "linear")
-        if shape not in SHAPES:
+        if not isinstance(shape, str) or shape not in SHAPES:
             raise ValueError(f"unknown shape {shape!r}{nearest(str(shape), SHAPES)} (allowed: {listed(SHAPES)})")
         warmup = _step(value.get("warmup", 0), "`warmup`")
         at = _step(value.get("at", warmup), "`at`")
         if at < warmup:
             raise ValueError(f"`at` {at} is before the end of `warmup` {warmup}")
         last = _finite(value.get("to", first), "`to`")
-        return Schedule(first=first, last=last, shape=str(shape), warmup=warmup, at=at, total=steps)
+        return Schedule(first=first, last=last, shape=shape, warmup=warmup, at=at, total=steps)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

@@ -7,20 +7,28 @@ encoded, and each once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from hjepa import randomness
+from hjepa import optimizers, randomness
 from hjepa.contracts import Batch, Build, Dataset, Here, Outcome, Spec, States
 from hjepa.errors import Mistake, Problem, listed, nearest
-from hjepa.nn.states import states_of, window_spec, windows
+from hjepa.nn.states import joined, states_of, window_spec, windows
 from hjepa.randomness import Key
 from hjepa.study import Component, LevelPlan, Shared, Study
+
+LARGEST = 10_000
+"""Modules of a stack: far above any that trains, far below what a slip of the finger asks for."""
+REFUSALS = (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError, OSError, Mistake)
+"""What a component raises that cannot work with its options: its own words, and what torch says to sizes beyond all measure."""
 
 # --- making components ------------------------------------------------------------------------------------------------
 
@@ -31,6 +39,10 @@ class Misfit(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))
         self.problem = problem
+
+
+class Lost(Exception):
+    """What is needed could not be understood or made; that is noted already."""
 
 
 class Maker:
@@ -44,6 +56,8 @@ class Maker:
         self._shared: dict[str, tuple[Any, tuple[Any, ...]]] = {}
 
     def make(self, node: Component | Shared, *neighbours: Any) -> Any:
+        if isinstance(node, Shared) and node.target not in self._at:
+            raise Lost
         component = self._at[node.target] if isinstance(node, Shared) else node
         if component.path not in self._targets:
             return self._new(component, neighbours)
@@ -51,7 +65,7 @@ class Maker:
             self._shared[component.path] = (self._new(component, neighbours), neighbours)
         instance, known = self._shared[component.path]
         if _shapes(known) != _shapes(neighbours):
-            raise Misfit(Problem(node.path, f"cannot be one with {component.path}: that reads {known}, this {neighbours}"))
+            raise Misfit(Problem(node.path, f"cannot be one with {component.path}: that reads {_told(known)}, this {_told(neighbours)}"))
         return instance
 
     def _new(self, component: Component, neighbours: tuple[Any, ...]) -> Any:
@@ -60,8 +74,9 @@ class Maker:
             torch.manual_seed(int(Key.of(self.seed, component.path).word) % (1 << 63))
             try:
                 return component.found(*neighbours, **options)
-            except (ValueError, TypeError, Mistake) as error:
-                raise Misfit(Problem(component.path, str(error))) from error
+            except REFUSALS as error:
+                said = str(error).partition("\n")[0] or type(error).__name__
+                raise Misfit(Problem(component.path, said)) from error
 
     def _ready(self, value: Any) -> Any:
         """Components within an option become factories."""
@@ -90,6 +105,34 @@ def _shapes(neighbours: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(replace(n, ticks=()) if isinstance(n, Spec) else n for n in neighbours)
 
 
+@contextmanager
+def limited(modules: int) -> Iterator[None]:
+    """Ends the making of layer after layer where somebody asked for a million of them."""
+    made = itertools.count()
+
+    def count(owner: nn.Module, name: str, module: nn.Module) -> None:
+        if next(made) >= modules:
+            raise ValueError(f"more than {modules:,} modules: one of the numbers is far too large")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _told(neighbours: tuple[Any, ...]) -> str:
+    return ", ".join(_seen(n) if isinstance(n, Spec) else str(n) for n in neighbours)
+
+
+def _seen(spec: Spec) -> str:
+    """What a spec says of one step, in words."""
+    shown = [f"tokens {list(spec.grid)} of width {spec.width}"] * bool(spec.width)
+    shown += [f"maps {', '.join(str(size) for size in spec.maps)}"] * bool(spec.maps)
+    shown += [f"actions of width {spec.actions}"] * bool(spec.actions) + [f"a condition of width {spec.condition}"] * bool(spec.condition)
+    return " and ".join([*shown, *(_seen(part) for part in spec.parts)]) or "nothing"
+
+
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
@@ -111,62 +154,98 @@ class Node:
         return self.plan.window
 
 
-def graph(study: Study, streams: Mapping[str, Mapping[str, Spec]]) -> tuple[dict[str, Node], list[Problem]]:
-    """What each level reads, from which source; and every label that leads nowhere."""
-    nodes: dict[str, Node] = {}
+Streams = Mapping[str, Mapping[str, Spec]]
+"""Source -> batch key -> spec."""
+
+
+def graph(study: Study, streams: Streams) -> tuple[dict[str, Node | None], list[Problem]]:
+    """What each level reads, from which source; none for one that is wrong, and for what reads such a one. And what is wrong."""
+    nodes: dict[str, Node | None] = {}
     problems: list[Problem] = []
-    for label, plan in study.levels.items():
+    given = {label: streams.get(label) for label in study.order["data"]}
+    for label in study.order["levels"]:
+        nodes[label] = None
         try:
-            nodes[label] = _node(label, plan, nodes, streams)
+            if label in study.levels:
+                nodes[label] = _node(label, study.levels[label], {name: nodes[name] for name in nodes if name != label}, given)
         except Misfit as misfit:
             problems.append(misfit.problem)
+        except Lost:
+            continue
     return nodes, problems
 
 
-def _node(label: str, plan: LevelPlan, before: dict[str, Node], streams: Mapping[str, Mapping[str, Spec]]) -> Node:
+def _node(label: str, plan: LevelPlan, before: dict[str, Node | None], given: Mapping[str, Mapping[str, Spec] | None]) -> Node:
     keys, path = plan.keys, f"levels.{label}"
-    if keys.data is not None and keys.data not in streams:
-        raise Misfit(Problem(f"{path}.data", f"no source {keys.data!r}{nearest(keys.data, streams)} (there are: {listed(streams)})"))
-    last = next(reversed(before.values()), None)
+    if keys.data is not None and keys.data not in given:
+        raise Misfit(Problem(f"{path}.data", f"no source {keys.data!r}{nearest(keys.data, given)} (there are: {listed(given)})"))
     named = [keys.reads] if isinstance(keys.reads, str) else keys.reads
     if named == []:
         raise Misfit(Problem(f"{path}.reads", "an empty list: name a level or a batch key"))
     if named is None:
-        follows = last is not None and keys.data in (None, last.source)
-        source = keys.data or (last.source if last else next(iter(streams)))
-        reads = (last.label,) if follows and last else (next(iter(streams[source])),)
-        return Node(label, source, reads, plan)
-    source = keys.data or next((before[name].source for name in named if name in before), next(iter(streams)))
-    allowed = [*before, *streams[source]]
+        return _following(label, plan, before, given)
+    above = next((_sure(before[name]).source for name in named if name in before), None)
+    source = keys.data or above or next(iter(given), "")
+    allowed = [*before, *_sure(given.get(source))]
     for name in named:
         if name not in allowed:
-            raise Misfit(Problem(f"{path}.reads", f"no level before {label!r} and no stream of {source!r} is called {name!r}{nearest(name, allowed)} (there are: {listed(allowed)})"))
+            said = f"no level before {label!r} and no stream of {source!r} is called {name!r}{nearest(name, allowed)}"
+            raise Misfit(Problem(f"{path}.reads", f"{said} (there are: {listed(allowed)})"))
+        if name in before:
+            _sure(before[name])
     return Node(label, source, tuple(named), plan)
+
+
+def _following(label: str, plan: LevelPlan, before: dict[str, Node | None], given: Mapping[str, Mapping[str, Spec] | None]) -> Node:
+    """A level that does not say what it reads: the level before it, or the main stream of a source."""
+    if before:
+        last = _sure(next(reversed(before.values())))
+        if plan.keys.data in (None, last.source):
+            return Node(label, last.source, (last.label,), plan)
+    source = plan.keys.data or next(iter(given), "")
+    return Node(label, source, (next(iter(_sure(given.get(source)))),), plan)
+
+
+T = TypeVar("T")
+
+
+def _sure(found: T | None) -> T:
+    if found is None:
+        raise Lost
+    return found
 
 
 class Composer:
     """Makes the levels in order, each from the spec of what it reads; everything that does not fit is noted."""
 
-    def __init__(self, study: Study, streams: Mapping[str, Mapping[str, Spec]]) -> None:
+    def __init__(self, study: Study, streams: Streams) -> None:
         self.study, self.streams = study, streams
-        self.nodes, self.problems = graph(study, streams)
+        nodes, self.problems = graph(study, streams)
+        self.nodes = {label: node for label, node in nodes.items() if node is not None}
         self.maker = Maker(study)
         self.levels: dict[str, Any] = {}
-        for label, node in self.nodes.items():
-            if all(name in self.levels or name not in self.nodes for name in node.reads):
-                self._compose(label, node)
+        lost = set(nodes) - set(self.nodes)
+        with limited(LARGEST):
+            for label, node in self.nodes.items():
+                if not lost & {*node.reads, node.plan.keys.condition}:
+                    self._compose(label, node)
+                if label not in self.levels:
+                    lost.add(label)
 
     def _compose(self, label: str, node: Node) -> None:
         try:
             below = self.below(node, node.source)
             self._enough(node, self.frames(node, 1), 1, below)
-            made = self.maker.make(node.plan.component, replace(below, condition=self._condition(node)))
+            made = self.maker.make(node.plan.component, replace(below, condition=self._condition(node), latent=0))
+            self._keeps_the_clock(node, made, below)
             self._enough(node, self.frames(node, made.needs), made.needs, below)
             self._crop(node, made)
         except Misfit as misfit:
             self.problems.append(misfit.problem)
+        except Lost:
             return
-        self.levels[label] = made
+        else:
+            self.levels[label] = made
 
     def spec(self, name: str, source: str) -> Spec:
         """Of a level, or a stream, on a source (a level can be read on another source than it is trained on)."""
@@ -176,13 +255,19 @@ class Composer:
             return self.streams[source][name]
         own: Spec = self.levels[name].spec
         node = self.nodes[name]
-        return own if source == node.source else replace(own, ticks=self.below(node, source).ticks)
+        if source == node.source:
+            return own
+        there, here = self.below(node, source), self.below(node, node.source)
+        if _shapes((there,)) != _shapes((here,)):
+            said = f"level {name!r} reads {_seen(here)}, and from source {source!r} it would read {_seen(there)}"
+            raise Misfit(Problem(f"data.{source}", said))
+        return replace(own, ticks=there.ticks)
 
     def below(self, node: Node, source: str) -> Spec:
         """What a level reads, in windows at its own clock."""
         specs = [self.spec(name, source) for name in node.reads]
         if len({spec.ticks for spec in specs}) > 1:
-            shown = "; ".join(f"{name} at {list(spec.ticks)}" for name, spec in zip(node.reads, specs, strict=True))
+            shown = "; ".join(f"{name} at {_some(map(str, spec.ticks))}" for name, spec in zip(node.reads, specs, strict=True))
             raise Misfit(Problem(f"levels.{node.label}.reads", f"what is read together must keep the same ticks: {shown}"))
         joined = specs[0] if len(specs) == 1 else Spec(ticks=specs[0].ticks, actions=specs[0].actions, parts=tuple(specs))
         return window_spec(joined, node.stride, node.window)
@@ -197,16 +282,27 @@ class Composer:
         further, sum_below = self.frames(below, needed)
         return further, f"{shown} steps of {below.label!r}, which need {sum_below}"
 
+    def given(self, node: Node) -> int:
+        """How many steps of the stream below all others a sample of the level's source has."""
+        source = node.source
+        while node.reads[0] in self.nodes:
+            node = self.nodes[node.reads[0]]
+        return self.spec(node.reads[0], source).steps
+
     def _enough(self, node: Node, needed: tuple[int, str], steps: int, below: Spec) -> None:
         have = below.steps
         if have >= steps:
             return
-        stream = node
-        while stream.reads[0] in self.nodes:
-            stream = self.nodes[stream.reads[0]]
-        given = self.spec(stream.reads[0], node.source).steps
+        given = self.given(node)
         said = f"{steps} own step{'s' * (steps > 1)} need {needed[1]}; source {node.source!r} gives {given}"
         raise Misfit(Problem(f"levels.{node.label}", f"too few steps: {said}, which make {have} own steps"))
+
+    def _keeps_the_clock(self, node: Node, made: Any, below: Spec) -> None:
+        """One state a window, which says when the window ends."""
+        if made.spec.ticks != below.ticks:
+            said = f"gives states at the ticks {list(made.spec.ticks)} from windows that end at {list(below.ticks)}"
+            rule = "a level gives one state a window, at its last tick, or the future would leak; time within can be in the grid"
+            raise Misfit(Problem(f"levels.{node.label}", f"{said}: {rule}"))
 
     def _crop(self, node: Node, made: Any) -> None:
         crop = node.plan.keys.crop
@@ -222,7 +318,10 @@ class Composer:
         if name not in allowed:
             said = f"no level before and no stream of {node.source!r} is called {name!r}{nearest(name, allowed)}"
             raise Misfit(Problem(f"levels.{node.label}.condition", f"{said} (there are: {listed(allowed)})"))
-        return self.spec(name, node.source).width
+        width = self.spec(name, node.source).width
+        if not width:
+            raise Misfit(Problem(f"levels.{node.label}.condition", f"{name!r} gives no tokens: a condition is a vector a step"))
+        return width
 
 
 # --- the stack --------------------------------------------------------------------------------------------------------
@@ -231,7 +330,7 @@ class Composer:
 class Stack(nn.Module):
     """Every level of a study, and how they read one another."""
 
-    def __init__(self, study: Study, streams: Mapping[str, Mapping[str, Spec]]) -> None:
+    def __init__(self, study: Study, streams: Streams) -> None:
         super().__init__()
         composer = Composer(study, streams)
         study.problems += composer.problems
@@ -241,7 +340,7 @@ class Stack(nn.Module):
         self.levels = nn.ModuleDict(composer.levels)
         for label, node in self.nodes.items():
             if node.plan.keys.frozen:
-                self.levels[label].requires_grad_(False)
+                self.levels[label].requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Stack:
         """Frozen levels stay in evaluation mode."""
@@ -266,11 +365,11 @@ class Stack(nn.Module):
         ]
         return torch.stack([term.float() for term in weighted]).sum()
 
-    def after_step(self, step: int) -> None:
-        """The preventions that follow the optimizer (a teacher, say)."""
+    def after_step(self, step: int, labels: Iterable[str]) -> None:
+        """The preventions that follow the optimizer (a teacher, say), of the levels that took part in the step."""
         with torch.no_grad():
-            for module in self.modules():
-                if module is not self and hasattr(module, "after_step"):
+            for module in dict.fromkeys(module for label in labels for module in self.levels[label].modules()):
+                if hasattr(module, "after_step"):
                     module.after_step(step)
 
     def states(self, label: str, source: str, batch: Batch) -> States:
@@ -305,7 +404,7 @@ class Pass:
         if crop is None or self.whole:
             return list(range(steps))
         key = Key.of(self.stack.seed, "crop", label, self.step)
-        start = int(randomness.integers(key, "start", 0, steps - crop + 1))
+        start = int(randomness.integers(key, "start", 0, steps - crop + 1, (1,)))
         return list(range(start, start + crop))
 
     def _wanted(self) -> dict[tuple[str, str], list[int]]:
@@ -350,9 +449,8 @@ class Pass:
     def below(self, label: str, source: str, steps: list[int]) -> States:
         """What a level reads for some of its own steps, in windows."""
         node = self.stack.nodes[label]
-        parts = [self._windows(name, node, source, steps) for name in node.reads]
-        joined = parts[0] if len(parts) == 1 else _joined(parts)
-        return joined.detached() if node.plan.keys.gradient == "stop" else joined
+        read = joined([self._windows(name, node, source, steps) for name in node.reads])
+        return read.detached() if node.plan.keys.gradient == "stop" else read
 
     def _windows(self, name: str, node: Node, source: str, steps: list[int]) -> States:
         if name in self.stack.nodes:
@@ -389,7 +487,7 @@ class Pass:
         return here
 
     def _condition(self, node: Node, own: list[int]) -> Tensor | None:
-        """(B, 1, C) of a stream without time, or (B, T, C): the latest that each own step may know."""
+        """(B, 1, C) of a stream without time, or (B, T, C): the latest that each own step may know, zeros before the first."""
         name = node.plan.keys.condition
         if name is None:
             return None
@@ -399,21 +497,14 @@ class Pass:
             states = self.states(name, node.source)
         else:
             states = stream_states(self.batches[node.source], name, self.stack.composer.streams[node.source][name])
-        if len(given) == 1:
+        if len(given) == 1 and given[0] <= ticks[own[0]]:
             return states.tokens.mean(dim=2)
-        latest = [max((i for i, tick in enumerate(given) if tick <= ticks[step]), default=0) for step in own]
-        return states.tokens.mean(dim=2)[:, latest]
-
-
-def _joined(parts: list[States]) -> States:
-    """Several readings as one: nothing is mixed here, the encoder decides."""
-    first = parts[0]
-    empty = first.tokens.new_empty((*first.time.shape, 0, 0)) if first.tokens.numel() else first.tokens
-    return States(tokens=empty, time=first.time, actions=first.actions, parts=tuple(parts))
+        known = nn.functional.pad(states.tokens.mean(dim=2), (0, 0, 1, 0))
+        return known[:, [sum(tick <= ticks[step] for tick in given) for step in own]]
 
 
 def stream_states(batch: Batch, name: str, spec: Spec) -> States:
-    """A stream of a source as states: (B,T,C,H,W) are maps; (B,T,D), (B,T,N,D) and (B,D) are tokens."""
+    """A stream of a source as states: (B,T,C,H,W) are maps; (B,T,D), (B,T,N,D), (B,N) words and (B,D) are tokens."""
     if name not in batch:
         raise Mistake(f"the source promises a stream {name!r} and its batch has none{nearest(name, batch)} (it has: {listed(batch)})")
     value = batch[name]
@@ -425,7 +516,8 @@ def stream_states(batch: Batch, name: str, spec: Spec) -> States:
         empty = value.new_empty((size, spec.steps, 0, 0))
         return States(tokens=empty, time=time, maps=(value,), actions=actions)
     tokens = value.reshape(size, spec.steps, spec.tokens, spec.width)
-    return States(tokens=tokens, time=time, grid=spec.grid, actions=actions)
+    valid = batch[f"{name}_valid"].reshape(size, spec.steps, spec.tokens) if f"{name}_valid" in batch else None
+    return States(tokens=tokens, time=time, grid=spec.grid, valid=valid, actions=actions)
 
 
 # --- composing --------------------------------------------------------------------------------------------------------
@@ -451,27 +543,24 @@ def streams_of(sources: Mapping[str, Dataset]) -> dict[str, Mapping[str, Spec]]:
 def check(study: Study) -> Stack:
     """The stack on the meta device: nothing is allocated, and everything that cannot work is raised at once."""
     sources = make_sources(study)
-    unread = [label for label in study.sources if label not in sources]
-    if not sources or unread:
-        study.complain()
     _check_probes(study)
     with torch.device("meta"):
-        return Stack(study, streams_of(sources))
+        stack = Stack(study, streams_of(sources))
+    study.problems += optimizers.misfits(study, stack)
+    study.complain()
+    return stack
 
 
 def _check_probes(study: Study) -> None:
     """Options of a probe that are called `level` (or `against`) name levels."""
+    labels = study.order["levels"]
     for label, probe in study.probes.items():
         named = {"level": [probe.options.get("level")], "against": probe.options.get("against") or []}
         for option, values in named.items():
             for value in values:
-                if value is not None and value not in study.levels and not _broken(study, f"levels.{value}"):
-                    said = f"no level {value!r}{nearest(str(value), study.levels)} (there are: {listed(study.levels)})"
+                if value is not None and labels and value not in labels:
+                    said = f"no level {value!r}{nearest(str(value), labels)} (there are: {listed(labels)})"
                     study.problems.append(Problem(f"probes.{label}.{option}", said))
-
-
-def _broken(study: Study, path: str) -> bool:
-    return any(problem.path.startswith(path) for problem in study.problems)
 
 
 def parameters(module: nn.Module) -> int:
@@ -497,6 +586,7 @@ def described(stack: Stack) -> list[dict[str, Any]]:
             "parameters": parameters(level),
             "needs": needed,
             "sum": shown,
+            "gives": composer.given(node),
         })  # fmt: skip
     return rows
 
@@ -506,6 +596,14 @@ def unique_state(module: nn.Module) -> dict[str, Tensor]:
     kept = dict(module.state_dict(keep_vars=True))
     named = [*module.named_parameters(), *module.named_buffers()]
     return {name: tensor.detach() for name, tensor in named if name in kept}
+
+
+def owned_elsewhere(stack: Stack, label: str) -> dict[str, str]:
+    """What a level shares with one before it: its name in the level -> its name in the stack, under which it is kept."""
+    kept = {id(tensor): name for name, tensor in [*stack.named_parameters(), *stack.named_buffers()]}
+    level = stack.levels[label]
+    own = {name: kept[id(tensor)] for name, tensor in [*level.named_parameters(), *level.named_buffers()]}
+    return {name: known for name, known in own.items() if known != f"levels.{label}.{name}"}
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

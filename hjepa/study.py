@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
+import os
 import re
 import types
 import typing
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
 from hjepa import contracts
 from hjepa.contracts import Build, Count, Positive, Whole
@@ -27,6 +28,8 @@ from hjepa.registry import Registry, unmet
 from hjepa.schedules import Schedule
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
+LARGEST, WORD = 100_000, 63
+"""Values in a study, and bits of a whole number."""
 
 
 # --- the keys that are not a component's ------------------------------------------------------------------------------
@@ -41,25 +44,25 @@ class Keys(BaseModel):
 class SourceKeys(Keys):
     """What the loader owns of every source."""
 
-    batch: Count = Field(64, description="samples a step, over all processes")
-    split: Literal["train", "valid", "test"] = Field("train", description="the samples that are trained on")
-    every: Count = Field(1, description="a batch every so many steps; levels that read the source rest in between")
-    seed: int | None = Field(None, description="of the source; the study's by default")
+    batch: Count = Field(default=64, description="samples a step, over all processes")
+    split: Literal["train", "valid", "test"] = Field(default="train", description="the samples that are trained on")
+    every: Count = Field(default=1, description="a batch every so many steps; levels that read the source rest in between")
+    seed: int | None = Field(default=None, description="of the source; the study's by default")
 
 
 class LevelKeys(Keys):
     """What the stack owns of every level."""
 
-    data: str | None = Field(None, description="the source that is read; the first by default")
-    reads: str | list[str] | None = Field(None, description="a level, a batch key, or a list; the level before by default")
-    stride: Count = Field(1, description="steps of what is read between two own steps")
-    window: Count | None = Field(None, description="steps of what is read that one own step sees; `stride` by default")
-    crop: Count | None = Field(None, description="train on a keyed window of so many own steps")
-    gradient: Literal["flow", "stop"] = Field("flow", description="whether gradient flows to what is read")
-    frozen: bool = Field(False, description="never trained")
-    weights: str | None = Field(None, description="RUN or RUN/LEVEL whose weights it starts from")
-    weight: Schedule = Field(Schedule.of(1.0), description="of the level in the sum that is trained; may be scheduled")
-    condition: str | None = Field(None, description="a batch key, or a level whose states condition the prediction")
+    data: str | None = Field(default=None, description="the source that is read; the first by default")
+    reads: str | list[str] | None = Field(default=None, description="a level, a batch key, or a list; the level before by default")
+    stride: Count = Field(default=1, description="steps of what is read between two own steps")
+    window: Count | None = Field(default=None, description="steps of what is read that one own step sees; `stride` by default")
+    crop: Count | None = Field(default=None, description="train on a keyed window of so many own steps")
+    gradient: Literal["flow", "stop"] = Field(default="flow", description="whether gradient flows to what is read")
+    frozen: bool = Field(default=False, description="never trained")
+    weights: str | None = Field(default=None, description="RUN or RUN/LEVEL whose weights it starts from")
+    weight: Schedule = Field(default=Schedule.of(1.0), description="of the level in the sum that is trained; may be scheduled")
+    condition: str | None = Field(default=None, description="a batch key, or a level whose states condition the prediction")
 
 
 class Optimizer(BaseModel):
@@ -79,24 +82,24 @@ class Optimizer(BaseModel):
 class Train(Keys):
     """How the stack is trained."""
 
-    steps: Count = Field(1000, description="of the optimizer")
-    optimizer: Optimizer = Field(Optimizer(), description="a torch optimizer by name, with its options")
-    groups: dict[str, dict[str, Any]] = Field({}, description="parameter name pattern -> optimizer options of its own")
-    clip: Positive | None = Field(None, description="largest norm of the gradient")
-    log_every: Count = Field(10, description="steps between two journal records")
-    diagnose_every: Count = Field(20, description="steps between two looks at collapse, on held-out samples")
-    checkpoint_every: Count = Field(100, description="steps between two checkpoints")
-    keep: int = Field(2, ge=2, description="checkpoints that are kept")
-    workers: Whole = Field(0, description="processes that read data; the result does not depend on it")
-    device: str = Field("auto", description="auto, cpu or cuda")
-    track: bool = Field(True, description="mirror the journal to MLflow")
+    steps: Count = Field(default=1000, description="of the optimizer")
+    optimizer: Optimizer = Field(default=Optimizer(), description="a torch optimizer by name, with its options")
+    groups: dict[str, dict[str, Any]] = Field(default={}, description="parameter name pattern -> optimizer options of its own")
+    clip: Positive | None = Field(default=None, description="largest norm of the gradient")
+    log_every: Count = Field(default=10, description="steps between two journal records")
+    diagnose_every: Count = Field(default=20, description="steps between two looks at collapse, on held-out samples")
+    checkpoint_every: Count = Field(default=100, description="steps between two checkpoints")
+    keep: int = Field(default=2, ge=2, description="checkpoints that are kept")
+    workers: Whole = Field(default=0, description="processes that read data; the result does not depend on it")
+    device: str = Field(default="auto", description="auto, cpu or cuda")
+    track: bool = Field(default=True, description="mirror the journal to MLflow")
 
 
 class Evaluate(Keys):
     """What probes look at."""
 
-    samples: Count = Field(1024, description="of the train split, to fit on, and at most as many of the test split")
-    batch: Count = Field(128, description="samples encoded at once")
+    samples: Count = Field(default=1024, description="of the train split, to fit on, and at most as many of the test split")
+    batch: Count = Field(default=128, description="samples encoded at once")
 
 
 # --- components -------------------------------------------------------------------------------------------------------
@@ -108,6 +111,7 @@ class Shared:
 
     path: str
     target: str
+    protocol: type
 
     def written(self) -> dict[str, str]:
         return {"share": self.target}
@@ -194,6 +198,8 @@ class Study:
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     problems: list[Problem] = field(default_factory=list)
+    order: dict[str, list[str]] = field(default_factory=lambda: {"data": [], "levels": [], "probes": []})
+    """Every label as written, those of what could not be understood too: what follows from that is no mistake of its own."""
 
     def resolved(self) -> dict[str, Any]:
         """The study with every default, as plain YAML data; reading it again gives the same study."""
@@ -221,7 +227,13 @@ def _owned(plan: SourcePlan | LevelPlan, **more: Any) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that is written twice is an error."""
+    """Safe YAML in which a key that is written twice is an error, and so is a tag."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, f"a study has no tags; written: {event.tag!r}", event.start_mark)
+        return super().compose_node(parent, index)  # type: ignore[no-any-return, no-untyped-call]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -233,15 +245,38 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 takes 1e-4 for a word; everybody who writes it means the number
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        found = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise Mistake(f"{where} is not valid YAML{place}: {getattr(error, 'problem', None) or error}") from None
     except (RecursionError, ValueError) as error:
         raise Mistake(f"{where} is not valid YAML: {error}") from None
+    _bounded(found, where)
+    return found
+
+
+def _bounded(tree: Any, where: str) -> None:
+    """No more than `LARGEST` values, however often an alias repeats them, and whole numbers of at most 64 bits."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    for _ in range(LARGEST):
+        if not waiting:
+            return
+        path, value = waiting.pop()
+        if isinstance(value, dict | list):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [((*path, key), item) for key, item in pairs]
+        elif isinstance(value, int) and value.bit_length() > WORD:
+            at = ".".join(str(part) for part in path)
+            raise Mistake(f"{where}: {at}: a whole number has at most {WORD} bits; this one has {value.bit_length()}")
+    raise Mistake(f"{where} holds more than {LARGEST} values, or itself")
+
 
 
 def folders() -> list[Path]:
@@ -252,14 +287,11 @@ def folders() -> list[Path]:
 def locate(reference: str, beside: Path | None = None) -> Path:
     """The file of a study: a path, or a name in one of `folders`."""
     direct = [Path(reference), *([beside / reference] if beside else [])]
-    for path in direct:
-        if path.is_file():
-            return path
     places = [*([beside] if beside else []), *folders()]
-    for folder in places:
-        for name in (reference, f"{reference}.yaml"):
-            if (folder / name).is_file():
-                return folder / name
+    named = [folder / name for folder in places for name in (reference, f"{reference}.yaml")]
+    for path in (*direct, *named):
+        if os.path.isfile(path):  # false, and no error, for what cannot be a path
+            return path
     known = sorted({path.stem for folder in folders() if folder.is_dir() for path in folder.glob("*.yaml")})
     hint = f" (there are: {listed(known)})" if known else " (studies come with hjepa's source tree, in its folder studies/)"
     raise Mistake(f"no study {reference!r}{nearest(reference, known)}{hint}")
@@ -273,10 +305,7 @@ def read(reference: str, overrides: Iterable[str], registry: Registry) -> Study:
     for override in overrides:
         _override(raw, override, problems)
     reader = _Reader(registry, Study(name=path.stem, text=text, problems=problems))
-    try:
-        return reader.study(raw)
-    except RecursionError:
-        raise Mistake(f"{path}: the study contains itself") from None
+    return reader.study(raw)
 
 
 def parse(raw: Mapping[str, Any], registry: Registry, name: str = "study") -> Study:
@@ -301,7 +330,11 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], str
         return raw, text
     if not isinstance(base, str):
         raise Mistake(f"{path}: extends: the name or path of a study is needed; written: {_short(base)}")
-    below, below_text = _with_bases(locate(base, beside=path.parent), (*seen, path))
+    try:
+        found = locate(base, beside=path.parent)
+    except Mistake as error:
+        raise Mistake(f"{path}: extends: {error}") from None
+    below, below_text = _with_bases(found, (*seen, path))
     return merged(below, raw), f"{text}\n# --- extends {base} ---\n{below_text}"
 
 
@@ -422,6 +455,7 @@ class _Reader:
             self.problem(key, f"a mapping label -> component is needed; written: {_short(value)}")
             return
         for label, item in value.items():
+            self.into.order[key].append(str(label))
             if isinstance(label, str) and _LABEL.fullmatch(label):
                 yield label, item
             else:
@@ -448,7 +482,8 @@ class _Reader:
             else:
                 message = one["msg"].removeprefix("Value error, ")
                 message = message[0].lower() + message[1:] if message.startswith("Input") else message
-                self.problem(where, f"{message}; written: {_short(one['input'])}")
+                written = "" if "; written: " in message else f"; written: {_short(one['input'])}"
+                self.problem(where, message + written)
 
     def _plain(self, annotation: Any, raw: Any, path: str, fallback: Any) -> Any:
         """A value that holds no component."""
@@ -480,15 +515,15 @@ class _Reader:
         kind: str = protocol.kind  # type: ignore[attr-defined]
         if isinstance(raw, str):
             raw = {"name": raw}
+        installed = listed(self.registry.names(kind))
         if not isinstance(raw, dict):
-            self.problem(path, f"a {kind} is needed, by name or as {{name: ...}}; written: {_short(raw)}")
+            self.problem(path, f"name one {kind}, or write {{name: ...}} (installed: {installed}); written: {_short(raw)}")
             return None
         if "share" in raw:
-            return self._shared(raw, path)
+            return self._shared(raw, path, protocol)
         name = raw.get("name")
         if not isinstance(name, str):
-            installed = listed(self.registry.names(kind))
-            self.problem(f"{path}.name", f"the name of a {kind} is needed (installed: {installed}); written: {_short(name)}")
+            self.problem(f"{path}.name", f"name one {kind} (installed: {installed}); written: {_short(name or raw)}")
             return None
         try:
             found = self.registry.find(kind, name).load()
@@ -502,22 +537,31 @@ class _Reader:
             return None
         return self._with_options(found, kind, name, path, raw, list(owned))
 
-    def _shared(self, raw: dict[Any, Any], path: str) -> Shared | None:
+    def _shared(self, raw: dict[Any, Any], path: str, protocol: type) -> Shared | None:
         self._unknown(raw, ["share"], path)
         written = raw["share"]
-        if not isinstance(written, str):
+        if path.count(".") < 2 or not path.startswith("levels."):
+            self.problem(f"{path}.share", "only a component within a level can be one with another")
+        elif not isinstance(written, str):
             self.problem(f"{path}.share", f"the path of a component is needed; written: {_short(written)}")
-            return None
-        slot = path.split(".", 2)[2] if path.count(".") >= 2 else ""
-        target = written.removeprefix("levels.")
-        return Shared(path, f"levels.{target}" if "." in target else f"levels.{target}.{slot}")
+        else:
+            target = written.removeprefix("levels.")
+            slot = path.split(".", 2)[2]
+            return Shared(path, f"levels.{target}" if "." in target else f"levels.{target}.{slot}", protocol)
+        return None
 
     def _with_options(
         self, found: type, kind: str, name: str, path: str, raw: dict[Any, Any], owned: list[str]
     ) -> Component | None:
         known = len(self.into.problems)
-        options = options_of(found)
-        self._unknown(raw, ["name", *options, *owned] if owned else ["name", *options], path)
+        try:
+            options = options_of(found)
+        except Mistake as error:
+            self.problem(path, f"{kind} {name!r}: {error}")
+            return None
+        for key in {"name", "share", *owned} & set(options):
+            self.problem(f"{path}.{key}", f"{kind} {name!r} has an option of that name, but the key belongs to hjepa")
+        self._unknown(raw, ["name", *options, *owned], path)
         values: dict[str, Any] = {}
         plain: dict[str, Any] = {}
         for key, option in options.items():
@@ -537,6 +581,9 @@ class _Reader:
         if not _holds_build(annotation):
             return self._plain(annotation, raw, path, None)
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        if origin is typing.Annotated:
+            made = self._value(arguments[0], raw, path)
+            return made if made is None else self._plain(typing.Annotated[Any, *arguments[1:]], made, path, None)
         if origin is Build:
             return self._component(raw, arguments[0], path)
         if origin in (typing.Union, types.UnionType):
@@ -548,18 +595,29 @@ class _Reader:
         elif isinstance(raw, list | tuple):
             return [self._value(arguments[0], item, f"{path}.{position}") for position, item in enumerate(raw)]
         else:
-            self.problem(path, f"a list of components is needed, as in [{_short(raw)}]; written: {_short(raw)}")
+            self.problem(path, f"a list of components is needed; written: {_short(raw)}")
         return None
 
     def _shares(self) -> None:
-        """Every `{share: PATH}` leads to a component of the same kind."""
+        """Every `{share: PATH}` leads to a component that can do what is needed there, and that it is no part of."""
         everything = [node for plan in self.into.levels.values() for node in plan.component.walk()]
         real = {node.path: node for node in everything if isinstance(node, Component)}
-        broken = {problem.path for problem in self.into.problems}
+        lost = set(self.into.order["levels"]) - set(self.into.levels)
         for node in everything:
-            if isinstance(node, Shared) and node.target not in real and not any(p.startswith(node.target) for p in broken):
-                allowed = listed(sorted(real))
-                self.problem(f"{node.path}.share", f"no component at {node.target!r}{nearest(node.target, real)} (there are: {allowed})")
+            if isinstance(node, Shared) and node.target.split(".")[1] not in lost:
+                self._share(node, real)
+
+    def _share(self, node: Shared, real: dict[str, Component]) -> None:
+        target = real.get(node.target)
+        if target is None:
+            there = [path for path, one in real.items() if one.kind == node.protocol.kind]  # type: ignore[attr-defined]
+            said = f"no component at {node.target!r}{nearest(node.target, there)} (there are: {listed(sorted(there))})"
+            self.problem(f"{node.path}.share", said)
+        elif lacking := unmet(target.found, node.protocol):
+            said = f"{node.protocol.__name__} is needed here, and {node.target} is none: {'; '.join(lacking)}"
+            self.problem(f"{node.path}.share", said)
+        elif node.path.startswith(f"{node.target}."):
+            self.problem(f"{node.path}.share", f"{node.target} cannot be a part of itself")
 
 
 def _divided(raw: Any, owned: list[str]) -> tuple[dict[str, Any], Any]:
@@ -576,14 +634,21 @@ class Option:
 
 
 def options_of(found: type) -> dict[str, Option]:
-    """The keyword-only parameters of `__init__`."""
-    parameters = inspect.signature(found).parameters
-    hints = typing.get_type_hints(found.__init__, include_extras=True)  # type: ignore[misc]
-    return {
-        name: Option(hints.get(name, Any), parameter.default)
-        for name, parameter in parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    """The keyword-only parameters of `__init__`. Mistake where their annotations say nothing at run time."""
+    try:
+        hints = typing.get_type_hints(found.__init__, include_extras=True)  # type: ignore[misc]
+        options = {
+            name: Option(hints.get(name, Any), parameter.default)
+            for name, parameter in inspect.signature(found).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        for option in options.values():
+            if not _holds_build(option.annotation):
+                _adapter(option.annotation)
+    except (NameError, TypeError, ValueError, PydanticUserError) as error:
+        said = str(error).splitlines()[0]
+        raise Mistake(f"the annotations of {found.__module__}:{found.__qualname__} cannot be used at run time: {said}") from error
+    return options
 
 
 def _holds_build(annotation: Any) -> bool:

@@ -67,7 +67,7 @@ _log = logging.getLogger("hjepa.tracking")
 class Mirror:
     """The mirror process of a run that is being trained. Nothing that goes wrong with it reaches the training.
 
-    Start it once the journal is open (a resumed one cut back), `versions.json` and `resolved.yaml` are written.
+    Start it once `resolved.yaml` and `versions.json` are written. The journal may come later, and may be cut back meanwhile.
     """
 
     def __init__(self, run: Path) -> None:
@@ -77,12 +77,12 @@ class Mirror:
 
     @staticmethod
     def start(run: Path) -> Mirror:
-        """Launches the process and returns at once."""
+        """Launches the process and returns at once; does nothing where another process has a mirror of the run."""
         mirror = Mirror(run)
         try:
-            mirror._launch()
             # Held until this process is gone, however it ends: so that others can tell whether the run is still trained.
             mirror._life = _locked(mirror._run / ".trainer.lock")
+            mirror._launch()
         except OSError as problem:
             _log.warning("the mirror of %s to MLflow: %s", run, problem)
         return mirror
@@ -105,14 +105,15 @@ class Mirror:
 
         The mirror goes on alone after that. One that died is started again, to send what it had left.
         """
+        if self._life is None:
+            return False
         try:
             if self._process is None or self._process.poll() is not None:
                 self._launch()
             assert self._process is not None
             assert self._process.stdin is not None
             self._process.stdin.close()
-            if self._life is not None:
-                self._life.close()
+            self._life.close()
             return self._process.wait(seconds) == 0
         except (OSError, subprocess.SubprocessError):
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from hjepa.journal import Journal
 from hjepa.monitor import Look, Monitor
 from hjepa.randomness import seed_default_generators
 from hjepa.registry import Registry
-from hjepa.stack import Maker, Stack, load_state, make_sources, streams_of, unique_state
+from hjepa.stack import Maker, Stack, load_state, make_sources, owned_elsewhere, streams_of, unique_state
 from hjepa.study import Study
 
 SETTLED = 0.1
@@ -57,45 +56,49 @@ class Trainer:
         datasets = made_sources(study)
         self.sources = loading.sources(study, datasets, transforms(study))
         self.stack = new_stack(study, datasets, self.device)
-        load_weights(study, self.stack, say)
         self.parameters = [parameter for parameter in self.stack.parameters() if parameter.requires_grad]
+        self.buffers = kept_buffers(self.stack)
         self.optimizer = optimizers.make(study, self.stack)
         self.monitor = Monitor(self.stack, self.sources, self.device)
         self.look = Look({}, {}, {})
-        self.done = 0
+        self.done = self.saved = 0
 
     # --- the loop ---
 
-    def train(self, journal: Journal, progress: Callable[[Trainer, Mapping[str, float]], None]) -> str:
+    def train(self, journal: Journal | Unwritten, progress: Callable[[Trainer, Mapping[str, float]], None]) -> str:
         """From the step where it stands to the last, or until a signal: `done` or `stopped`."""
         train = self.study.train
         self._begin(journal)
         steps = range(self.done, train.steps)
-        with caught_signals() as signals:
-            for step, batches in loading.batches(self.sources, steps, train.workers, self.device):
+        reading = loading.batches(self.sources, steps, train.workers, self.device)
+        with caught_signals() as signals, closing(reading):
+            for step, batches in reading:
                 outcomes = self.step(step, batches)
                 self.done = step + 1
                 last = self.done == train.steps
                 if self.done % train.log_every == 0 or self.done % train.diagnose_every == 0 or last:
                     progress(self, self._record(journal, outcomes))
-                if self.done % train.checkpoint_every == 0 or last or signals:
+                stopping = distributed.anywhere(bool(signals))
+                if self.done % train.checkpoint_every == 0 or last or stopping:
                     self.save(journal)
-                if distributed.rank() == 0:
-                    self.registry.call("step_done", self.say, run=self.run.path, step=self.done)
-                if signals and not last:
+                self.tell("step_done")
+                if stopping and not last:
                     return "stopped"
         return "done"
 
     def step(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Outcome]:
         """Encode, predict, compare, back-propagate, follow: one step of the optimizer."""
         outcomes = self.forward_backward(step, batches)
+        self.norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        if not self.norm.isfinite():  # the one read of the device in a step
+            self._explain(step, batches)
         if outcomes:
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.study.train.clip or math.inf)
-            if not norm.isfinite():  # the one read of the device in a step
-                self._explain(step, batches)
+            if self.study.train.clip is not None:
+                nn.utils.clip_grads_with_norm_(self.parameters, self.study.train.clip, self.norm)
             self.optimizer.set(step)
             self.optimizer.optimizer.step()
-            self.stack.after_step(step)
+            self.stack.after_step(step, outcomes)
+            distributed.follow_first(self.buffers)
         return outcomes
 
     def forward_backward(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Outcome]:
@@ -110,15 +113,20 @@ class Trainer:
 
     # --- what is written down ---
 
-    def _begin(self, journal: Journal) -> None:
-        """Where a new run starts, before the first step: how the levels look untrained."""
+    def tell(self, hook: str, **facts: Any) -> None:
+        """A lifecycle hook of every plugin, in the process that writes."""
+        if distributed.rank() == 0:
+            self.registry.call(hook, self.say, run=self.run.path, step=self.done, **facts)
+
+    def _begin(self, journal: Journal | Unwritten) -> None:
+        """Before the first step: how the levels look untrained."""
         if self.done == 0:
             self._look()
             journal.metrics(0, self.look.metrics)
             journal.event("verdicts", 0, verdicts=self.look.verdicts, spectra=self.look.spectra)
-            self.save(journal)
 
     def _look(self) -> None:
+        seed_default_generators(self.study.seed, "look", self.done)
         self.look = self.monitor.look(self.done, settled=self.done >= SETTLED * self.study.train.steps)
 
     def looked(self) -> dict[str, float]:
@@ -131,6 +139,7 @@ class Trainer:
         """What the probes say of the stack, beside the same stack before training."""
         datasets = {label: source.dataset for label, source in self.sources.items()}
         fresh = new_stack(self.study, datasets, self.device)
+        seed_default_generators(self.study.seed, "probes")
         return evaluate(self.study, self.stack, fresh, self.sources, self.device, only)
 
     @property
@@ -143,9 +152,9 @@ class Trainer:
         """How many samples a step reads."""
         return sum(source.keys.batch for source in self.sources.values())
 
-    def _record(self, journal: Journal, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    def _record(self, journal: Journal | Unwritten, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
         """One record of this step, read from the device at once."""
-        named = {"gradient_norm": nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])}
+        named = {"gradient_norm": self.norm}
         for level, outcome in outcomes.items():
             named |= {f"loss/{level}/{term}": value for term, value in outcome.terms.items()}
             named |= {f"energy/{level}": outcome.energy.mean(), f"trivial/{level}": outcome.trivial.mean()}
@@ -163,31 +172,36 @@ class Trainer:
 
     # --- what is kept ---
 
-    def save(self, journal: Journal) -> None:
+    def save(self, journal: Journal | Unwritten) -> None:
         """A checkpoint of everything that the next step depends on."""
         if distributed.rank() == 0:
             tensors, facts = self.state()
-            facts["journal"] = journal.mark()
+            facts["records"] = journal.mark()["n"]
             path = checkpoint.save(self.run.checkpoints, self.done, tensors, facts, self.study.train.keep)
-            self.registry.call("checkpoint_saved", self.say, run=self.run.path, step=self.done, checkpoint=path)
+            self.tell("checkpoint_saved", checkpoint=path)
+        self.saved = self.done
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Parameters and buffers, the optimizer's moments, the step, and the spread of each level at the start."""
+        """Parameters and buffers, the optimizer's moments, the spread of each level at the start, and the last verdicts."""
         tensors = {f"model/{name}": tensor for name, tensor in unique_state(self.stack).items()}
         moments, skeleton = checkpoint.flatten(self.optimizer.optimizer.state_dict()["state"], "optimizer")
-        facts = {"step": self.done, "optimizer": skeleton, "initial": self.monitor.initial, "verdicts": self.look.verdicts}
+        facts = {"optimizer": skeleton, "initial": self.monitor.initial, "verdicts": self.look.verdicts}
         return tensors | moments, facts
 
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """The state of a checkpoint; the next step is the one that it would have taken."""
+    def restore(self, saved: checkpoint.Checkpoint) -> int:
+        """The state of a checkpoint; the next step is the one that it would have taken. How many metrics the journal had then."""
         model = {name.removeprefix("model/"): tensor for name, tensor in saved.tensors.items() if name.startswith("model/")}
         load_state(self.stack, model, str(saved.path))
         own = self.optimizer.optimizer.state_dict()
-        moments = checkpoint.unflatten(saved.facts["optimizer"], saved.tensors)
+        try:
+            moments = checkpoint.unflatten(saved.facts["optimizer"], saved.tensors)
+            initial, verdicts, records = (saved.facts[name] for name in ("initial", "verdicts", "records"))
+        except KeyError as error:
+            raise Mistake(f"{saved.path} does not hold {error}, without which nothing can go on") from None
         self.optimizer.optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
-        self.monitor.initial = dict(saved.facts["initial"])
-        self.look = Look({}, dict(saved.facts["verdicts"]), {})
-        self.done = int(saved.facts["step"])
+        self.monitor.initial, self.look = dict(initial), Look({}, dict(verdicts), {})
+        self.done = self.saved = saved.step
+        return int(records)
 
     def _explain(self, step: int, batches: Mapping[str, Batch]) -> None:
         """Does the step again, to say where it stopped being finite."""
@@ -199,8 +213,14 @@ class Trainer:
             if not value.isfinite()
         ]
         named = [name for name, parameter in self.stack.named_parameters() if _not_finite(parameter.grad)]
-        where = "; ".join(bad) or f"every term is finite, the gradient of {named[0] if named else 'nothing now'} is not"
+        where = "; ".join(bad) or "every term is finite, but " + (f"the gradient of {named[0]} is not" if named else "too large")
         raise Diverged(f"step {step + 1}: the gradient is not finite, and the weights were left as they are. {where}")
+
+
+def kept_buffers(stack: Stack) -> list[Tensor]:
+    """What a checkpoint keeps beside parameters."""
+    learned = {id(parameter) for parameter in stack.parameters()}
+    return [tensor for tensor in stack.state_dict(keep_vars=True).values() if id(tensor) not in learned]
 
 
 def _not_finite(gradient: Tensor | None) -> bool:
@@ -208,9 +228,10 @@ def _not_finite(gradient: Tensor | None) -> bool:
 
 
 def read_once(named: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars on a device -> numbers, by one transfer."""
-    values = torch.stack([value.detach().to(torch.float32).reshape(()) for value in named.values()]).tolist()
-    return dict(zip(named, values, strict=True))
+    """Scalars on a device -> numbers, by one transfer: their means over the processes that train together."""
+    values = torch.stack([value.detach().to(torch.float32).reshape(()) for value in named.values()])
+    means = distributed.sum_ranks(values) / distributed.world()
+    return dict(zip(named, means.tolist(), strict=True))
 
 
 @contextmanager
@@ -228,6 +249,16 @@ def caught_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM stops whatever is done as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- making what a study asks for -------------------------------------------------------------------------------------
@@ -273,6 +304,8 @@ def load_weights(study: Study, stack: Stack, say: Callable[[str], None]) -> None
         state = {name.removeprefix(prefix): tensor for name, tensor in saved.tensors.items() if name.startswith(prefix)}
         if not state:
             raise Mistake(f"levels.{label}.weights: {run.path} has no level {other!r}")
+        shared = {name: f"model/{owned}" for name, owned in owned_elsewhere(stack, label).items()}
+        state |= {name: saved.tensors[owned] for name, owned in shared.items() if owned in saved.tensors}
         load_state(stack.levels[label], state, f"levels.{label}.weights: {saved.path}")
 
 
@@ -298,47 +331,89 @@ def train(
 ) -> Result:
     """Trains in the folder of a run, evaluates at the end, and leaves a journal that says all of it."""
     begun = time.monotonic()
-    with run.locked(), closing(Journal(run.journal)) as journal:
+    with interruptible(), written(run) as journal:
         trainer = Trainer(study, run, registry, say)
         _enter(trainer, journal, resume)
+        result = Result("failed", run.path, trainer.done, trainer.clocks)
         try:
-            outcome = trainer.train(journal, progress)
-            result = Result(outcome, run.path, trainer.done, trainer.clocks, verdicts=trainer.look.verdicts)
-            if outcome == "done" and distributed.rank() == 0:
+            result.outcome = trainer.train(journal, progress)
+            result.verdicts = trainer.look.verdicts
+            if result.outcome == "done":
                 _evaluated(trainer, journal, result)
                 result.seconds = time.monotonic() - begun
-                draw(result)
+                if distributed.rank() == 0:
+                    draw(result)
+        except KeyboardInterrupt:
+            result.outcome = "stopped"
         except BaseException as error:
             _finished(trainer, journal, "failed", error=f"{type(error).__name__}: {error}")
             raise
-        _finished(trainer, journal, outcome)
+        result.step = trainer.saved
+        _finished(trainer, journal, result.outcome)
     return result
 
 
-def _enter(trainer: Trainer, journal: Journal, resume: bool) -> None:
+class Unwritten:
+    """The journal of those processes that write none."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """The first process writes it."""
+
+    def event(self, kind: str, step: int, **facts: Any) -> None:
+        """The first process writes it."""
+
+    def rewind(self, mark: Mapping[str, int]) -> None:
+        """The first process cuts it."""
+
+    def mark(self) -> dict[str, int]:
+        """Nothing was written."""
+        return {"n": 0}
+
+
+@contextmanager
+def written(run: runs.Run) -> Iterator[Journal | Unwritten]:
+    """The run's journal. One process writes in the folder, and nobody else trains there meanwhile."""
+    if distributed.rank():
+        yield Unwritten()
+        return
+    with run.locked(), closing(Journal(run.journal)) as journal:
+        yield journal
+
+
+def _enter(trainer: Trainer, journal: Journal | Unwritten, resume: bool) -> None:
     """From the newest intact checkpoint where one is asked for; the metrics after it will be measured again."""
-    if resume:
+    if resume and distributed.from_first(lambda: _left_something(trainer.run, journal)):
         saved = checkpoint.newest(trainer.run.checkpoints, trainer.say)
-        trainer.restore(saved)
-        journal.rewind(saved.facts["journal"])
+        journal.rewind({"n": trainer.restore(saved)})
         trainer.say(f"resuming {trainer.run.path} after step {trainer.done}")
+    else:
+        load_weights(trainer.study, trainer.stack, trainer.say)
+        trainer.save(journal)
+        if resume:
+            trainer.say(f"{trainer.run.path} ended before anything was saved: from the first step")
     journal.event("resumed" if resume else "started", trainer.done)
-    study = trainer.study.resolved()
-    trainer.registry.call("run_started", trainer.say, run=trainer.run.path, study=study, step=trainer.done)
+    trainer.tell("run_started", study=trainer.study.resolved())
 
 
-def _finished(trainer: Trainer, journal: Journal, outcome: str, **facts: str) -> None:
+def _left_something(run: runs.Run, journal: Journal | Unwritten) -> bool:
+    """Whether there was ever a checkpoint: the first one is saved before anything is measured."""
+    return journal.mark()["n"] > 0 or any(run.checkpoints.glob("step-*"))
+
+
+def _finished(trainer: Trainer, journal: Journal | Unwritten, outcome: str, **facts: str) -> None:
     journal.event("finished", trainer.done, outcome=outcome, **facts)
-    trainer.registry.call("run_finished", trainer.say, run=trainer.run.path, step=trainer.done, outcome=outcome)
+    trainer.tell("run_finished", outcome=outcome)
 
 
-def _evaluated(trainer: Trainer, journal: Journal, result: Result) -> None:
+def _evaluated(trainer: Trainer, journal: Journal | Unwritten, result: Result) -> None:
     """The last diagnostics, and what the probes say."""
-    values = trainer.looked()
-    scores, result.draws = trainer.probed(None)
-    journal.metrics(trainer.done, scores)
-    result.metrics = values | scores
-    trainer.registry.call("evaluated", trainer.say, run=trainer.run.path, step=trainer.done, metrics=scores)
+    result.metrics = trainer.looked()  # in every process: preventions may ask all of them
+    result.verdicts = trainer.look.verdicts
+    if distributed.rank() == 0:
+        scores, result.draws = trainer.probed(None)
+        journal.metrics(trainer.done, scores)
+        result.metrics = result.metrics | scores
+        trainer.tell("evaluated", metrics=scores)
 
 
 def evaluate_run(

@@ -44,6 +44,12 @@ class Preventions(nn.Module):
         """What predictions are compared with; without a prevention for it the level's own states, with gradient."""
         return here.states if self._giving is None else self._members[self._giving].targets(here)
 
+    def after_step(self, step: int) -> None:
+        """For those that are no modules; the stack finds the others itself."""
+        for member in self._members.values():
+            if hasattr(member, "after_step") and not isinstance(member, nn.Module):
+                member.after_step(step)
+
     def terms(self, pair: Pair, here: Here) -> dict[str, Tensor]:
         """`{"vicreg.std": scalar, ...}`, weighted."""
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,22 @@ from hjepa.contracts import Spec, States
 def states_of(encoder: Any, below: States) -> States:
     """The states that an encoder makes of `below`, step by step, with the times and actions of `below`."""
     features = encoder(below)
-    grid = encoder.spec.grid
-    return States(features.tokens, below.time, grid, maps=features.maps, actions=below.actions)
+    return States(features.tokens, below.time, encoder.spec.grid, features.valid, features.maps, below.actions)
+
+
+def joined(parts: Sequence[States]) -> States:
+    """Several readings of the same steps as one: nothing is mixed here, the encoder decides."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    nothing = first.tokens.new_empty((*first.time.shape, 0, 0))
+    return States(nothing, first.time, actions=first.actions, parts=tuple(parts))
+
+
+def followed(earlier: States, later: States) -> States:
+    """Tokens of `earlier`, then those of `later`, of the same samples."""
+    tokens, time = torch.cat((earlier.tokens, later.tokens), dim=1), torch.cat((earlier.time, later.time), dim=1)
+    return States(tokens, time, earlier.grid)
 
 
 def window_ticks(ticks: tuple[int, ...], stride: int, window: int) -> tuple[int, ...]:

@@ -12,5 +12,6 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register(components: Components) -> None:
+    """The datasets of this family."""
     components.add("dataset", "moving_digits", "hjepa_data.moving_digits:MovingDigits")
     components.add("dataset", "arrays", "hjepa_data.arrays:Arrays")

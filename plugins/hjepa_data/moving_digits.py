@@ -62,7 +62,7 @@ class MovingDigits:
         seed: int,
         *,
         digits: Annotated[int, Ge(1), Le(4)] = 1,
-        frames: Count = 24,
+        frames: Annotated[int, Ge(1), Le(10_000)] = 24,
         size: Count = 32,
         digit_size: Count = 14,
         slowest: Positive = 1.0,

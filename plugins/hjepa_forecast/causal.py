@@ -12,7 +12,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from hjepa.contracts import Count, Fraction, Positive, Spec, States, Whole
+from hjepa.contracts import Count, Fraction, Positive, Spec, States
 from hjepa.nn import Block, Past, PlainNorm, grid_positions, linear, rotation, sincos
 
 
@@ -32,8 +32,8 @@ class Causal(nn.Module):
 
     depth, heads: of the transformer; width: inside it, by default that of the states and at least 64;
     mlp_ratio: hidden width of a block's MLP over `width`; dropout: of each branch;
-    residual: predict the change, so that at the start the prediction is nearly a copy of the last step;
-    latent: how wide z is, 0 without one. Tokens that are not valid are read as zeros.
+    residual: predict the change, so that at the start the prediction is nearly a copy of the last step.
+    Tokens that are not valid are read as zeros.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class Causal(nn.Module):
         mlp_ratio: Positive = 4.0,
         dropout: Fraction = 0.0,
         residual: bool = True,
-        latent: Whole = 0,
     ) -> None:
         super().__init__()
         if not spec.width:
@@ -58,7 +57,7 @@ class Causal(nn.Module):
         if width % pair:
             raise ValueError(f"width {width} is not a multiple of {pair}: each of {heads} heads turns pairs of channels")
         self.spec, self.heads, self.width, self.residual = spec, heads, width, residual
-        self.leads = {"action": spec.actions, "condition": spec.condition, "z": latent}
+        self.leads = {"action": spec.actions, "condition": spec.condition, "z": spec.latent}
         wide = sum(self.leads.values())
         self.guide: nn.Module | None = nn.Sequential(linear(wide, width), nn.SiLU(), linear(width, width)) if wide else None
         self.embed = linear(spec.width, width)

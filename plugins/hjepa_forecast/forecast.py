@@ -10,13 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hjepa import randomness
-from hjepa.contracts import Build, Count, Encoder, Energy, Here, MacroAction, Outcome, Pair, Prevention, Spec, States
-from hjepa.contracts import StepPredictor, Whole
+from hjepa.contracts import (
+    ActionSpace,
+    Build,
+    Count,
+    Encoder,
+    Energy,
+    Here,
+    MacroAction,
+    Outcome,
+    Pair,
+    Prevention,
+    Spec,
+    States,
+    StepPredictor,
+    Whole,
+)
 from hjepa.nn.preventions import Preventions
 from hjepa.nn.states import states_of
 from hjepa.schedules import Schedule
@@ -51,7 +66,7 @@ class Forecast(nn.Module):
         self.encoder = encoder(spec)
         self.macro_action = macro_action(spec) if macro_action else None
         actions = self.macro_action.width if self.macro_action else spec.actions
-        self.spec = replace(self.encoder.spec, actions=actions)
+        self.spec = replace(spec.encoded(self.encoder.spec), actions=actions)
         self.predictor = predictor(self.spec)
         self.energy = energy(self.spec)
         self.preventions = Preventions(self.spec, prevention)
@@ -92,7 +107,7 @@ class Forecast(nn.Module):
     def _rollout_energy(self, here: Here, targets: States) -> Tensor:
         """(B, K): the energy of each step of a rollout that starts at a step keyed by the training step."""
         states = here.states
-        start = int(randomness.integers(here.step_key, "start", self.context, states.steps - self.horizon + 1))
+        start = int(randomness.integers(here.step_key, "start", self.context, states.steps - self.horizon + 1, (1,)))
         actions = None if states.actions is None else states.actions[:, start - 1 : start - 1 + self.horizon]
         rolled = self.rollout(states.slice(0, start), actions, self.horizon, _until(here.condition, start))
         target = targets.tokens[:, start : start + self.horizon]
@@ -102,14 +117,28 @@ class Forecast(nn.Module):
         self, start: States, actions: Tensor | None, steps: int, condition: Tensor | None = None, z: Tensor | None = None
     ) -> States:
         """`start` (B, T, N, D) -> the `steps` states that follow, each predicted from those before (B, steps, N, D)."""
-        carry = self.predictor.start(start, condition)
+        carry = self.start(start, condition)
         tokens = []
         for step in range(steps):
             action = None if actions is None else actions[:, step]
-            predicted, carry = self.predictor.step(carry, action, None, None if z is None else z[:, step])
+            predicted, carry = self.step(carry, action, None, None if z is None else z[:, step])
             tokens.append(predicted)
         time = start.time[:, -1:] + self.spec.clock * torch.arange(1, steps + 1, device=start.time.device)
         return States(torch.stack(tokens, dim=1), time, start.grid)
+
+    def start(self, states: States, condition: Tensor | None = None) -> Any:
+        """A carry that has seen `states` (B, T, N, D)."""
+        return self.predictor.start(states, condition)
+
+    def step(
+        self, carry: Any, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """The tokens (B, N, D) that `action` (B, A) leads to, and the carry that has seen them."""
+        return self.predictor.step(carry, action, condition, z)
+
+    def space(self, chunk: ActionSpace) -> ActionSpace:
+        """What can be done in one own step: its macro-actions, or whatever can be done below in the meantime."""
+        return self.macro_action.space(chunk) if self.macro_action else chunk
 
 
 def _until(condition: Tensor | None, start: int) -> Tensor | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hjepa.contracts import Count, Here, NonNegative, Pair, Positive, Spec
 from hjepa.distributed import gather_rows
@@ -62,11 +64,29 @@ class Vicreg(nn.Module):
             return terms
 
     def _off_diagonal(self, centred: Tensor, squares: Tensor) -> Tensor:
-        """(groups,): the squared entries of X'X off its diagonal, from all of them less those on it.
-
-        X'X and XX' have the same Frobenius norm: the smaller of the two is made.
-        """
-        _, rows, width = centred.shape
-        gram = centred @ centred.mT if rows < width else centred.mT @ centred
+        """(groups,): the squared entries of X'X off its diagonal, from all of them less those on it."""
+        width = centred.shape[2]
         count = width if self.covariance_by == "dimension" else max(1, width * (width - 1))
-        return (gram.square().sum((1, 2)) - squares.square().sum(1)) / count
+        everywhere: Tensor = _SquaredGram.apply(centred)  # type: ignore[no-untyped-call]
+        return (everywhere - squares.square().sum(1)) / count
+
+
+class _SquaredGram(torch.autograd.Function):
+    """(groups, rows, D) -> (groups,): the sum of the squared entries of X'X.
+
+    XX' has the same sum: the smaller of the two is made. The gradient is 4 X X'X, one matrix product where autograd takes two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gram = x @ x.mT if x.shape[1] < x.shape[2] else x.mT @ x
+        ctx.save_for_backward(x, gram)
+        return gram.square().sum((1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, gram = ctx.saved_tensors
+        with without_autocast(x):
+            product = gram @ x if x.shape[1] < x.shape[2] else x @ gram
+        return 4 * gradient[:, None, None] * product

@@ -54,35 +54,21 @@ class Regression:
         if against and not ahead:
             raise ValueError("against compares predictions, but ahead is 0, which reads encoded states")
         self.level, self.target, self.ahead, self.against, self.ridge = level, target, ahead, against, ridge
-        self.found: Found | None = None
 
     def measure(self, observer: Observer) -> dict[str, float]:
-        test = observer.observe(self.level, "test")
-        time, starts = test.states.time, test.states.steps - self.ahead
-        if starts < 1:
-            raise ValueError(
-                f"{self.level} has {test.states.steps} own steps a sample, which is too few to look {self.ahead} ahead"
-            )
-        readout = self._readout(observer, self.level)
-        truth = aligned(test, self.target)[:, self.ahead :]
-        encoded = readout(test.states.tokens)
+        found = self._found(observer)
+        scores = {"r2": r2(found.predicted, found.truth), "error": rmse(found.predicted, found.truth)}
         if not self.ahead:
-            self.found = Found(truth, encoded, time)
-            return {"r2": r2(encoded, truth), "error": rmse(encoded, truth)}
-
-        ways = [(start, self.ahead) for start in range(starts)]
-        predicted = self._predicted(observer, self.level, readout, ways)
-        self.found = Found(truth, predicted, time[:, self.ahead :])
-        scores = {
-            "r2": r2(predicted, truth),
-            "r2_persistence": r2(encoded[:, :starts], truth),
-            "r2_encoded": r2(encoded[:, self.ahead :], truth),
-            "error": rmse(predicted, truth),
-        }
+            return scores
+        starts = found.truth.shape[1]
+        scores["r2_persistence"] = r2(found.encoded[:, :starts], found.truth)
+        scores["r2_encoded"] = r2(found.encoded[:, self.ahead :], found.truth)
+        time = observer.observe(self.level, "test").states.time
         for label in self.against:
             there, clock = observer.observe(label, "test").states.time, observer.spec(label).clock
             ways = [way(label, there, clock, time[:, start], time[:, start + self.ahead]) for start in range(starts)]
-            scores[f"r2_{label}"] = r2(self._predicted(observer, label, self._readout(observer, label), ways), truth)
+            predicted = self._predicted(observer, label, self._readout(observer, label), ways)
+            scores[f"r2_{label}"] = r2(predicted, found.truth)
         return scores
 
     def draw(self, observer: Observer, figure: Any) -> None:
@@ -90,10 +76,7 @@ class Regression:
 
         `figure`: a matplotlib figure or subfigure.
         """
-        if self.found is None:
-            self.measure(observer)
-        found, frames = self.found, observer.observe(self.level, "test").batch.get("frames")
-        assert found is not None
+        found, frames = self._found(observer), observer.observe(self.level, "test").batch.get("frames")
         when = f"{self.ahead} own steps ahead" if self.ahead else "now"
         title = f"{self.target} {when}, read from {self.level}: R² {r2(found.predicted, found.truth):.2f}"
         figure.suptitle(title, x=0.04, ha="left", fontsize=11)
@@ -102,6 +85,20 @@ class Regression:
             scatter(figure, found)
         else:
             filmstrip(figure, frames, found, place)
+
+    def _found(self, observer: Observer) -> Found:
+        test = observer.observe(self.level, "test")
+        starts = test.states.steps - self.ahead
+        if starts < 1:
+            raise ValueError(
+                f"{self.level} has {test.states.steps} own steps a sample, which is too few to look {self.ahead} ahead"
+            )
+        readout = self._readout(observer, self.level)
+        encoded, truth = readout(test.states.tokens), aligned(test, self.target)
+        predicted = encoded
+        if self.ahead:
+            predicted = self._predicted(observer, self.level, readout, [(start, self.ahead) for start in range(starts)])
+        return Found(truth[:, self.ahead :], predicted, encoded, test.states.time[:, self.ahead :])
 
     def _readout(self, observer: Observer, level: str) -> Readout:
         train = observer.observe(level, "train")
@@ -121,6 +118,8 @@ class Found:
     """(n, starts, P)."""
     predicted: Tensor
     """(n, starts, P)."""
+    encoded: Tensor
+    """(n, T, P): what is read from every encoded state."""
     time: Tensor
     """(n, starts): base ticks."""
 

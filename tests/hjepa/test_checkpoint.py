@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,11 +134,27 @@ def test_tied_and_overlapping_tensors_come_back_each_in_its_own_memory(tmp_path:
     assert same(back, ordered(state))
     assert len({tensor.untyped_storage().data_ptr() for tensor in back.values()}) == len(back)
     assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in back.values())
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in back.values())
+
+
+def test_the_file_is_safetensors(tmp_path: Path) -> None:
+    """Each tensor at a multiple of its width, whatever the order that they come in."""
+    state = {f"{number}": drawn(number, (3,), dtype) for number, dtype in enumerate(reversed(DTYPES))}
+    data = (save(tmp_path, 1, state, {}) / TENSORS).read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    assert end % 8 == 0
+    assert all(header[name]["data_offsets"][0] % tensor.itemsize == 0 for name, tensor in state.items())
+    assert same(ordered(safetensors.torch.load(data)), ordered(state))
 
 
 def test_conjugate_negative_and_parameters(tmp_path: Path) -> None:
     complexes = torch.randn(4, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    state = {"conjugate": complexes.conj(), "negative": complexes.conj().imag, "parameter": nn.Parameter(torch.ones(2))}
+    state = {
+        "conjugate": complexes.conj(),
+        "negative": torch._neg_view(torch.ones(3)),
+        "parameter": nn.Parameter(torch.ones(2)),
+    }
     back = load(save(tmp_path, 1, state, {})).tensors
     assert all(bits(back[name]) == bits(state[name]) for name in state)
     assert not back["parameter"].requires_grad
@@ -450,6 +467,23 @@ def test_a_run_that_went_back_never_loses_what_it_saves(tmp_path: Path) -> None:
         saved(tmp_path, step)
     assert names(tmp_path) == ["step-00000008", "step-00000009"]
     assert holds(newest(tmp_path, never), 9)
+
+
+def test_a_run_that_goes_back_beyond_intact_ones_keeps_what_it_saves(tmp_path: Path) -> None:
+    for step in (1, 8, 9):
+        saved(tmp_path, step, keep=3)
+    saved(tmp_path, 2)
+    saved(tmp_path, 3)
+    assert names(tmp_path) == ["step-00000002", "step-00000003", "step-00000008", "step-00000009"]
+
+
+def test_what_stepped_aside_comes_after_what_took_its_place(tmp_path: Path) -> None:
+    save(tmp_path, 4, {}, {"attempt": 1}).rename(tmp_path / "aside")
+    fresh = save(tmp_path, 4, {}, {"attempt": 2})
+    (tmp_path / "aside").rename(tmp_path / "step-00000004~")
+    assert newest(tmp_path, never).facts == {"attempt": 2}
+    (fresh / FACTS).unlink()
+    assert newest(tmp_path, str).facts == {"attempt": 1}
 
 
 def test_the_same_step_is_replaced(tmp_path: Path) -> None:

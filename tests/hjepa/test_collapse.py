@@ -222,3 +222,25 @@ def test_the_words_carry_the_numbers() -> None:
     assert verdict(now, 1.0, False) == "complete collapse (std at 0.3 % of its start, 0.01 % of its scale)"
     line = replace(now, std=1.0, rms=2.0, rank=1.3, rank_share=1.3 / 64, top_share=0.97)
     assert verdict(line, 1.0, False) == "dimensional collapse (rank 1.3 of 64, 97 % of the variance in one direction)"
+
+
+@quick
+@given(seeds, st.floats(0.02, 0.09), st.floats(0.02, 0.11))
+def test_a_level_that_keeps_jittering_is_found_by_both_shares(seed: int, of_start: float, of_scale: float) -> None:
+    """Neither share is below 1 %, their product is: what an optimizer leaves of a dead level while its learning rate is high."""
+    noise = of_start * gaussian(seed, 4000, 16)
+    offset = of_start / of_scale
+    assert says(noise + offset).startswith("complete collapse")
+
+
+@quick
+@given(seeds, st.floats(0.02, 50))
+def test_another_scale_alone_is_no_collapse(seed: int, factor: float) -> None:
+    """A level may shrink a good deal as long as it shrinks as a whole, around the origin."""
+    assert says(factor * gaussian(seed, 400, 16)) == "healthy"
+
+
+@quick
+@given(seeds, st.floats(1.0, 50.0))
+def test_an_offset_alone_is_no_collapse(seed: int, offset: float) -> None:
+    assert says(gaussian(seed, 400, 16) + offset) == "healthy"

@@ -385,6 +385,14 @@ def test_a_journal_that_was_rewound_gives_each_record_once(path: Path) -> None:
     assert [told(record) for record in follow(path, position)[0]] == [(6, 6), (7, 7), (8, 8)]
 
 
+def test_counts_are_enough_to_go_on(path: Path) -> None:
+    journal = Journal(path)
+    journal.event("started", 0)
+    run(journal, range(3))
+    journal.event("interrupted", 3)
+    assert [told(record) for record in follow(path, Position(n=2, events=1))[0]] == [(2, 2), "interrupted"]
+
+
 def test_a_rewound_journal_that_grew_past_the_position_is_noticed(path: Path) -> None:
     """Line upon line of the same length: only what stands there tells."""
     journal = Journal(path)

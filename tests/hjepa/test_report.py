@@ -23,6 +23,7 @@ def metrics(step: int) -> dict[str, float]:
     for level in VERDICTS:
         found |= {f"energy/{level}": 1 / (step + 1), f"trivial/{level}": 2.0, f"collapse/{level}/gain": 0.375}
         found |= {f"collapse/{level}/{name}": 1.25 + step for name in ("std", "std_ratio", "rank")}
+        found |= {f"collapse/{level}/energy": 0.5, f"collapse/{level}/trivial": 4.0}
     return found
 
 
@@ -61,7 +62,7 @@ def figure(tmp_path_factory: pytest.TempPathFactory) -> Figure:
 def test_one_row_a_level_with_its_numbers() -> None:
     lines = printed(VERDICTS, metrics(3), {"frame": 1, "moment": 4}).splitlines()
     (frame,) = (line for line in lines if "frame" in line)
-    assert frame.split() == ["frame", "1", "0.25", "2", "37.5", "%", "4.2", "4.25", "425", "%", "healthy"]
+    assert frame.split() == ["frame", "1", "0.5", "4", "37.5", "%", "4.2", "4.25", "425", "%", "healthy"]
     (moment,) = (line for line in lines if "moment" in line)
     assert moment.split()[1] == "4"
     assert VERDICTS["moment"] in moment

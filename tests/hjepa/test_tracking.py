@@ -149,7 +149,7 @@ ACTS = st.lists(st.sampled_from(["measure", "send", "new mirror", "crash and res
 FATES = st.lists(st.sampled_from(["ok", "ok", "lost", "answer lost"]), max_size=40)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(acts=ACTS, fates=FATES)
 def test_each_record_arrives_once_whatever_fails(acts: list[str], fates: list[str], tmp_path_factory: Any) -> None:
     run, journal = run_folder(tmp_path_factory.mktemp("once"))
@@ -401,6 +401,7 @@ def test_mlflow_has_each_record_of_a_resumed_run_once(mlflow_run: tuple[Path, Jo
     assert only_run(client).info.status == "KILLED"
     journal.rewind(mark)
     journal.event("resumed", 4)
+    (run / "resolved.yaml").write_text("seed: 1\nmore: 2\n")  # MLflow refuses another value of what it has
     measure(journal, range(4, 9))
     Replica(run, Target.of(run), tracking.connect).send(over=False)
     assert only_run(client).info.status == "RUNNING"
@@ -409,6 +410,8 @@ def test_mlflow_has_each_record_of_a_resumed_run_once(mlflow_run: tuple[Path, Jo
     assert only_run(client).info.status == "FINISHED"
     assert history(client, "loss/frame/energy") == [(step, 1 / (step + 1)) for step in range(9)]
     assert history(client, RECORDS)[-1] == (9, 9.0)
+    shown = only_run(client).data.params
+    assert (shown["seed"], shown["more"]) == ("0", "2")
 
 
 def test_mlflow_stores_all_the_metrics_of_a_call_or_none(mlflow_run: tuple[Path, Journal, Any]) -> None:
@@ -442,7 +445,7 @@ began = time.perf_counter()
 mirror = Mirror.start(run)
 seconds = time.perf_counter() - began
 if not (worker := os.fork()):
-    time.sleep(60)  # a worker that outlives its trainer, and holds whatever the trainer held
+    time.sleep(300)  # a worker that outlives its trainer, and holds whatever the trainer held
     os._exit(0)
 imported = sorted({"mlflow", "torch", "sqlalchemy", "yaml"} & set(sys.modules))
 print(json.dumps({"seconds": seconds, "imported": imported, "worker": worker}), flush=True)
@@ -509,6 +512,16 @@ def test_a_mirror_that_cannot_start_is_no_reason_to_stop(tmp_path: Path, monkeyp
     monkeypatch.setattr(subprocess, "Popen", refuse)
     assert not Mirror.start(tmp_path).finish(1)
     assert not Mirror.start(tmp_path / "nowhere").finish(1)
+
+
+def test_a_second_trainer_of_a_run_leaves_the_mirror_of_the_first_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Any] = []
+    monkeypatch.setattr(Mirror, "_launch", lambda mirror: launched.append(mirror))
+    first = Mirror.start(tmp_path)
+    assert not Mirror.start(tmp_path).finish(1)
+    assert launched == [first]
 
 
 def test_a_mirror_that_died_is_started_again_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,16 +180,17 @@ def test_frames_move_as_the_flow_says():
     assert error < 0.35 * standing
 
 
-def test_the_background_moves_exactly():
-    data = MovingDigits(0, drift=1.0, frames=30, size=16, digit_size=4)
-    key = moving_digits.Key.of(0).fold(torch.arange(5))
-    ground, pan = data._background(key)
-    torch.testing.assert_close(pan.norm(dim=-1), torch.ones(5))
+def test_the_background_is_smooth_and_moves():
+    data = MovingDigits(0, drift=2.0, frames=40)
+    ground, pan = data._background(moving_digits.Key.of(0).fold(torch.arange(5)))
+    torch.testing.assert_close(pan.norm(dim=-1), torch.full((5,), 2.0))
     assert ground.min() >= 0
     assert ground.max() <= 0.5
     assert ground.std(dim=(2, 3)).min() > 0.01
-    steps = ground.diff(dim=1).abs().mean(dim=(1, 2, 3))
-    assert (steps > 0.002).all()
+    assert (ground.diff(dim=1).abs().mean(dim=(1, 2, 3)) > 0.002).all()
+    # Nodes are 8 pixels apart and differ by 0.5 at most; a seam, where the texture comes round again, would be steeper.
+    for axis in (2, 3):
+        assert ground.diff(dim=axis).abs().max() <= 0.5 / 8 + 1e-6
 
 
 @pytest.mark.parametrize("way", [(1, 0), (0, 1), (-1, 0), (0, -1)])

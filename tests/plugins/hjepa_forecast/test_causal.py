@@ -208,7 +208,8 @@ def test_a_condition_may_hold_for_all_steps() -> None:
 
 def test_a_latent_leads_too_and_none_is_zeros() -> None:
     _, states, _ = _case("plain")
-    model, z = _awake(SPECS["plain"], latent=4), torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    model = _awake(replace(SPECS["plain"], latent=4))
+    z = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model(states), model(states, z=torch.zeros(3, 5, 4)))
     drawn, _ = model.step(model.start(states.slice(0, 1)), z=z[:, 0])
     torch.testing.assert_close(drawn, model(states, z=z)[:, 0], **close)

@@ -128,10 +128,13 @@ def test_everything_is_finite(shape: tuple[int, ...], scale: float, over: str, d
 
 
 def test_autocast_changes_nothing() -> None:
-    z = drawn(50, 8)
+    z = drawn(50, 8).requires_grad_()
+    value = score(z)
+    (gradient,) = torch.autograd.grad(value, z)
     with torch.autocast("cpu", torch.bfloat16):
-        value = score(z)
-    assert torch.equal(value, score(z))
+        mixed = score(z)
+    assert torch.equal(mixed, value)
+    assert torch.equal(torch.autograd.grad(mixed, z)[0], gradient)
 
 
 def test_it_brings_a_lattice_and_a_near_point_to_the_normal() -> None:

@@ -203,12 +203,10 @@ def test_impossible_options() -> None:
 
 def test_positions_find_their_pixels() -> None:
     world = World(samples=200)
-    probe = Regression(level="fast", target="position")
-    probe.measure(world)
+    whole = Regression(level="fast", target="position")._found(world)
     inside = [i for i, p in enumerate(world.truth("test")[0]) if p[:, 0].abs().max() < 6 and p[:, 1].abs().max() < 10]
-    assert probe.found is not None
     assert len(inside) > 20
-    found = type(probe.found)(*(part[inside] for part in vars(probe.found).values()))
+    found = type(whole)(*(part[inside] for part in vars(whole).values()))
     place = to_pixels(world.observe("fast", "test").batch["frames"][inside], found)
     assert place is not None
     assert torch.allclose(place, torch.tensor([[2, 1], [16, 14]]).double(), atol=0.05)

@@ -1,0 +1,1 @@
+"""Speed and memory of hjepa, beside plain references, in one run."""

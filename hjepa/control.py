@@ -1,0 +1,186 @@
+"""Acting: where a stack stands, as a problem for planners.
+
+What has been observed goes up through the levels, and each level's clock is set so that its last window ends now. From there a
+plan goes forward in steps of its level; the level above sees it through windows that are counted back from its end. Nothing
+here knows a planner, a cost, or which of the levels plans first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hjepa.contracts import ActionSpace, Batch, Cost, CostTerm, States
+from hjepa.errors import Mistake, listed
+from hjepa.nn.states import followed, joined, windows
+from hjepa.stack import Node, Stack, stream_states
+
+Weighted = tuple[CostTerm, float | Tensor]
+"""A cost, and its weight: a number, or one for each task (B,)."""
+
+
+def perceived(stack: Stack, source: str, observed: Batch) -> dict[str, States]:
+    """The states of each level of which enough is observed; the last one is now. Observations may have any number of steps."""
+    seen: dict[str, States] = {}
+    for label, node in stack.nodes.items():
+        if all(name in seen or (name in stack.composer.streams[source] and name in observed) for name in node.reads):
+            read = joined([_read(stack, source, observed, seen, name) for name in node.reads])
+            if read.steps >= node.window:
+                starts = range((read.steps - node.window) % node.stride, read.steps - node.window + 1, node.stride)
+                seen[label] = stack.levels[label].encode(windows(read, list(starts), node.stride, node.window))
+    return seen
+
+
+def _read(stack: Stack, source: str, observed: Batch, seen: Mapping[str, States], name: str) -> States:
+    """A level, or a stream with the number of steps that was observed."""
+    if name in seen:
+        return seen[name]
+    spec = stack.composer.streams[source][name]
+    steps = observed[name].shape[1] if spec.steps > 1 else 1
+    ticks = tuple(spec.clock * step for step in range(steps))
+    return stream_states(observed, name, replace(spec, ticks=ticks, actions=spec.actions if "actions" in observed else 0))
+
+
+def space(stack: Stack, label: str, actions: ActionSpace) -> ActionSpace:
+    """What can be done in one step of a level, where `actions` is what can be done in one step of its source."""
+    node, level = stack.nodes[label], stack.levels[label]
+    below = space(stack, node.reads[0], actions) if node.reads[0] in stack.nodes else actions
+    chunk = below if node.stride == 1 else ActionSpace(below.low.repeat(node.stride), below.high.repeat(node.stride))
+    return level.space(chunk) if hasattr(level, "space") else chunk  # type: ignore[no-any-return, operator]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One level of a stack, as planners see it (the protocol PlanningProblem)."""
+
+    stack: Stack
+    node: Node
+    start: States
+    """(B, T, N, D): what is known; the last step is now."""
+    horizon: int
+    space: ActionSpace
+    costs: Sequence[Weighted]
+    goal: States | None
+    """(B, 1, N, D)."""
+    condition: Tensor | None
+    """(B, 1, C)."""
+    above: Problem | None
+    waypoint: States | None = None
+    """(B, 1, N, D) of the level above: where its next step shall lead."""
+
+    @property
+    def batch(self) -> int:
+        """B, how many tasks there are."""
+        return len(self.start.time)
+
+    @property
+    def _level(self) -> Any:
+        return self.stack.levels[self.node.label]
+
+    def begin(self) -> Any:
+        """The carry of B tasks before anything is done."""
+        return {"now": self.start.time[:, -1:], "level": self._level.start(self.start, self.condition)}
+
+    def step(self, carry: Any, action: Tensor) -> tuple[States, Any]:
+        """One step (R, A) of each row of the carry -> states (R, 1, N, D), and the carry after it."""
+        tokens, level = self._level.step(carry["level"], action)
+        now = carry["now"] + self._level.spec.clock
+        return States(tokens[:, None], now, self.start.grid), {"now": now, "level": level}
+
+    def rollout(self, actions: Tensor) -> States:
+        """Candidates (B, S, K, A) -> trajectory (B*S, K, N, D)."""
+        rows = self._rows(actions.shape[0] * actions.shape[1])
+        condition = None if self.condition is None else self.condition[rows]
+        rolled: States = self._level.rollout(self.start.rows(rows), actions.flatten(0, 1), actions.shape[2], condition)
+        return rolled
+
+    def cost(self, trajectory: States) -> Cost:
+        """Trajectory (B*S, K, N, D) -> (B, S): the costs of the level, and those above of how far a waypoint is."""
+        cost = self._cost(trajectory, self.goal)
+        if self.waypoint is not None and self.above is not None:
+            further = self.above._cost(self.up(trajectory), self.waypoint)
+            cost = Cost(cost.value + further.value, cost.violation + further.violation)
+        return cost
+
+    def _cost(self, trajectory: States, goal: States | None) -> Cost:
+        rows = self._rows(len(trajectory.time))
+        value = violation = trajectory.tokens.new_zeros(len(rows))
+        for term, weight in self.costs:
+            found = term(trajectory, None if goal is None else goal.rows(rows))
+            value = value + found.value * (weight[rows] if isinstance(weight, Tensor) else weight)
+            violation = violation + found.violation
+        return Cost(value.view(self.batch, -1), violation.view(self.batch, -1))
+
+    def up(self, trajectory: States) -> States:
+        """The states of the level above that a trajectory leads through, the last of which ends where it does."""
+        if self.above is None:
+            raise Mistake(f"no level above {self.node.label!r} is planned with")
+        node, known = self.above.node, self.start.steps
+        whole = followed(self.start.rows(self._rows(len(trajectory.time))), trajectory)
+        ends = range(whole.steps - 1, max(known, node.window - 1) - 1, -node.stride)
+        starts = [end - node.window + 1 for end in reversed(ends)]
+        states: States = self.above._level.encode(windows(whole, starts, node.stride, node.window))
+        return states
+
+    def towards(self, waypoint: States) -> Problem:
+        """One step of the level above, which shall lead to `waypoint`; guardrails stay, the goal does not."""
+        if self.above is None:
+            raise Mistake(f"no level above {self.node.label!r} is planned with")
+        return replace(self, goal=None, waypoint=waypoint, horizon=self.above.node.stride)
+
+    def _rows(self, count: int) -> Tensor:
+        """(count,): the task that each of `count` candidates belongs to."""
+        return torch.arange(self.batch, device=self.start.time.device).repeat_interleave(count // self.batch)
+
+
+def problem(
+    stack: Stack,
+    source: str,
+    horizons: Mapping[str, int],
+    observed: Batch,
+    goal: Batch | None,
+    costs: Mapping[str, Sequence[Weighted]],
+    actions: ActionSpace,
+) -> Problem:
+    """B tasks: `observed` up to now, to come to what `goal` shows, by `actions` in the world.
+
+    `horizons` says which levels plan, from the lowest to the highest, and how many own steps far; `costs` what counts at each.
+    Mistake where a level cannot be planned with, or too little is seen of it.
+    """
+    above: Problem | None = None
+    seen, wanted = perceived(stack, source, observed), perceived(stack, source, goal or {})
+    for label in reversed(list(horizons)):
+        node = stack.nodes[label]
+        _refuse(stack, node, above, seen, wanted if goal else seen)
+        condition = node.plan.keys.condition
+        above = Problem(
+            stack=stack,
+            node=node,
+            start=seen[label],
+            horizon=horizons[label],
+            space=space(stack, label, actions),
+            costs=costs.get(label, ()),
+            goal=wanted[label].slice(wanted[label].steps - 1, wanted[label].steps) if goal else None,
+            condition=None if condition is None else _read(stack, source, observed, seen, condition).tokens.mean(2)[:, -1:],
+            above=above,
+        )
+    if above is None:
+        raise Mistake(f"no level to plan with is named (there are: {listed(stack.nodes)})")
+    return above
+
+
+def _refuse(stack: Stack, node: Node, above: Problem | None, seen: Mapping[str, States], wanted: Mapping[str, States]) -> None:
+    lacking = [method for method in ("start", "step", "rollout") if not hasattr(stack.levels[node.label], method)]
+    if lacking:
+        raise Mistake(f"level {node.label!r} cannot be planned with: it has no {listed(lacking)}")
+    if above is not None and above.node.reads != (node.label,):
+        said = f"level {above.node.label!r} reads {listed(above.node.reads)}"
+        raise Mistake(f"{said}, so {node.label!r} alone cannot reach for it")
+    for what, states in (("observed", seen), ("wanted", wanted)):
+        if node.label not in states:
+            needed = stack.composer.frames(node, 1)[1]
+            raise Mistake(f"too little is shown by what is {what} for level {node.label!r}: {needed}")

@@ -1,0 +1,31 @@
+"""z is one of a few learned codes; the one of least energy is found by trying all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hjepa.contracts import Count, Spec
+from hjepa.randomness import Key, integers
+
+
+class Codes(nn.Module):
+    """count: of codes; width: of each."""
+
+    def __init__(self, spec: Spec, *, count: Count = 4, width: Count = 3) -> None:
+        super().__init__()
+        self.width = width
+        self.codes = nn.Parameter(torch.randn(count, width))
+
+    def infer(self, energy_of_z: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: Key) -> Tensor:
+        with torch.no_grad():
+            energies = torch.stack([energy_of_z(code.expand(*shape, -1)) for code in self.codes])
+        return self.codes[energies.argmin(dim=0)]
+
+    def sample(self, count: int, key: Key) -> Tensor:
+        return self.codes[integers(key, "code", 0, len(self.codes), (count,))]
+
+    def penalty(self, z: Tensor) -> Tensor:
+        return z.new_zeros(z.shape[:-1])

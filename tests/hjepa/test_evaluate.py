@@ -1,0 +1,185 @@
+"""Probes see frozen features of fixed samples, and whatever they do leaves a stack as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import trainings
+from hjepa_forecast.forecast import Forecast
+from trainings import FULL, SMALL, changed, digests, left
+
+from hjepa import evaluate, runs, train
+from hjepa.contracts import States
+from hjepa.errors import Mistake
+from hjepa.evaluate import Bench
+
+
+def state(trainer: train.Trainer) -> dict[str, str]:
+    return digests(trainer.state()[0])
+
+
+def bench(trainer: train.Trainer) -> Bench:
+    return Bench(trainer.stack, trainer.sources, trainer.study, trainer.device)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> train.Trainer:
+    """With dropout, batch norm and a queue; on the way, so that there are gradients."""
+    made = trainings.opened(tmp_path / "run", FULL)
+    for step, batches in train.loading.batches(made.sources, range(2), 0, made.device):
+        made.step(step, batches)
+    return made
+
+
+# --- the bench --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_looking_changes_nothing(trainer: train.Trainer, mode: bool) -> None:
+    trainer.stack.train(mode)
+    modes, before = {name: part.training for name, part in trainer.stack.named_modules()}, state(trainer)
+    gradients = [parameter.grad.clone() for parameter in trainer.parameters if parameter.grad is not None]
+    for level in ("frame", "moment"):
+        seen, rolled = bench(trainer).observe(level, "test"), bench(trainer).predict(level, "test", 1, 2)
+        assert not seen.states.tokens.requires_grad
+        assert not rolled.tokens.requires_grad
+    assert state(trainer) == before
+    assert {name: part.training for name, part in trainer.stack.named_modules()} == modes
+    now = [parameter.grad for parameter in trainer.parameters if parameter.grad is not None]
+    assert all(torch.equal(one, other) for one, other in zip(gradients, now, strict=True))
+
+
+def test_it_is_a_pure_function_of_the_samples(trainer: train.Trainer) -> None:
+    """Also where the stack has dropout and batch norm, and whatever was looked at before."""
+    first = bench(trainer)
+    seen, rolled = first.observe("moment", "test"), first.predict("moment", "test", 1, 2)
+    assert first.observe("moment", "test") is seen
+    torch.rand(5)
+    again = bench(trainer)
+    again.observe("frame", "train")
+    assert torch.equal(again.predict("moment", "test", 1, 2).tokens, rolled.tokens)
+    assert torch.equal(again.observe("moment", "test").states.tokens, seen.states.tokens)
+
+
+def test_chunks_do_not_show(trainer: train.Trainer) -> None:
+    whole, parts = bench(trainer), bench(trainer)
+    whole.batch, parts.batch = 100, 5
+    for level in ("frame", "moment"):
+        one, other = (each.observe(level, "test").states for each in (whole, parts))
+        torch.testing.assert_close(one.tokens, other.tokens)
+        assert torch.equal(one.time, other.time)
+        one, other = (each.predict(level, "test", 0, 2) for each in (whole, parts))
+        torch.testing.assert_close(one.tokens, other.tokens)
+        assert torch.equal(one.time, other.time)
+
+
+def test_the_first_samples_of_a_split_with_all_that_is_known_of_them(trainer: train.Trainer) -> None:
+    seen = bench(trainer).observe("frame", "train")
+    assert len(trainer.sources["video"].dataset.split("train")) > trainer.study.evaluate.samples == len(seen.batch["ids"])
+    assert seen.batch["ids"].tolist() == list(range(trainer.study.evaluate.samples))
+    expected = trainer.sources["video"].dataset.split("train").batch(seen.batch["ids"], trainer.device)
+    assert all(torch.equal(seen.batch[name], expected[name]) for name in expected)
+
+
+def test_a_prediction_is_what_the_level_rolls_out_of_the_states_it_knows(trainer: train.Trainer) -> None:
+    found = bench(trainer)
+    states = found.observe("moment", "test").states
+    trainer.stack.eval()
+    with torch.no_grad():
+        expected = trainer.stack.levels["moment"].rollout(states.slice(0, 2), None, 2)
+    rolled = found.predict("moment", "test", 1, 2)
+    torch.testing.assert_close(rolled.tokens, expected.tokens)
+    assert torch.equal(rolled.time, states.time[:, 2:4])
+
+
+def test_what_comes_after_the_start_is_not_known(trainer: train.Trainer) -> None:
+    found = bench(trainer)
+    states, before = found.observe("moment", "test").states, found.predict("moment", "test", 1, 2)
+    states.tokens[:, 2:] += 1
+    assert torch.equal(found.predict("moment", "test", 1, 2).tokens, before.tokens)
+
+
+def test_a_level_that_predicts_no_later_states(trainer: train.Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Forecast, "rollout")
+    with pytest.raises(Mistake, match="level 'moment' predicts no later states: a forecast cannot"):
+        bench(trainer).predict("moment", "test", 1, 2)
+
+
+def test_tokens_that_are_not_there_stay_so(trainer: train.Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = bench(trainer)
+    states = found.observe("moment", "test").states
+    valid = torch.rand(states.tokens.shape[:3]) > 0.5
+    seen = found._seen["moment", "test"]
+    object.__setattr__(seen.states, "valid", valid)
+    known: list[States] = []
+    rollout = Forecast.rollout
+    monkeypatch.setattr(Forecast, "rollout", lambda self, start, *rest: (known.append(start), rollout(self, start, *rest))[1])
+    found.predict("moment", "test", 1, 2)
+    assert torch.equal(torch.cat([start.valid for start in known if start.valid is not None]), valid[:, :2])
+
+
+# --- beside the stack before training ---------------------------------------------------------------------------------
+
+
+def test_untrained_means_the_weights_at_the_start(tmp_path: Path) -> None:
+    trainer = trainings.opened(tmp_path / "run", FULL)
+    before, _ = trainer.probed(None)
+    assert before["probe/where/r2"] == before["probe/where/untrained_r2"]
+    for step, batches in train.loading.batches(trainer.sources, range(3), 0, trainer.device):
+        trainer.step(step, batches)
+    after, _ = trainer.probed(None)
+    assert after["probe/where/untrained_r2"] == before["probe/where/r2"]
+    assert after["probe/where/r2"] != before["probe/where/r2"]
+
+
+# --- what probes cannot do --------------------------------------------------------------------------------------------
+
+NEVER_MEETS = {"name": "regression", "level": "late", "target": "position", "ahead": 1, "against": ["moment"]}
+UNKNOWN = {"name": "regression", "level": "frame", "target": "positions"}
+
+
+@pytest.mark.parametrize(
+    ("probe", "words"),
+    [(NEVER_MEETS, r"^probes\.odd: moment .*never meets"), (UNKNOWN, r"^probes\.odd: .*no 'positions'.*did you mean 'position'")],
+)
+def test_a_probe_that_cannot_measure_is_one_message_with_its_path(tmp_path: Path, probe: dict[str, object], words: str) -> None:
+    """And nothing is lost: with another probe the run goes on from its last step."""
+    late = {**SMALL["levels"]["moment"], "reads": "frame", "window": 3}
+    wrong = changed(SMALL, ("train.steps", 2), ("levels.late", late), ("probes.odd", probe))
+    with pytest.raises(Mistake, match=words):
+        trainings.trained(tmp_path / "run", wrong)
+    assert left(tmp_path / "run").step == 2
+    right = changed(wrong, ("probes", {"odd": {**UNKNOWN, "target": "position"}}))
+    assert "probe/odd/r2" in trainings.trained(tmp_path / "run", right, resume=True).metrics
+
+
+def test_an_empty_split_is_a_mistake(trainer: train.Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(trainer.sources["video"].dataset.lengths, "test", 0)
+    with pytest.raises(Mistake, match=r"^probes\.where: data\.video: its split 'test' is empty"):
+        trainer.probed(None)
+
+
+# --- a run that is evaluated ------------------------------------------------------------------------------------------
+
+
+def test_evaluating_a_run_says_what_its_end_said_and_leaves_it_alone(tmp_path: Path) -> None:
+    result = trainings.trained(tmp_path / "run", FULL)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    run = runs.find(str(tmp_path / "run"))
+    plan = trainings.parsed(run.resolved())
+    again = train.evaluate_run(plan, run, trainings.installed(), None, print, lambda result: None)
+    assert again.metrics == result.metrics
+    assert again.verdicts == result.verdicts
+    assert again.step == trainings.STEPS
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    with pytest.raises(Mistake, match="no probe 'wher', did you mean 'where'"):
+        train.evaluate_run(plan, run, trainings.installed(), "wher", print, lambda result: None)
+
+
+def test_one_probe_alone(tmp_path: Path) -> None:
+    raw = changed(FULL, ("probes.what", {"name": "regression", "level": "frame", "target": "velocity"}))
+    plan = trainings.parsed(raw)
+    assert evaluate.probes(plan, "what").keys() == {"what"}
+    assert evaluate.probes(plan).keys() == {"where", "what"}

@@ -1,0 +1,253 @@
+"""P40: a mutated study is read, or refused by one message that names what was mutated; never a traceback, a hang or a guess.
+
+HJEPA_MUTATIONS says how many mutations are tried (default 200).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import math
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from hjepa import cli, registry, study
+
+COUNT = int(os.environ.get("HJEPA_MUTATIONS", "200"))
+STUDIES = Path(__file__).parents[2] / "studies"
+PATIENCE = 20.0
+"""Seconds after which a check counts as hanging, on a busy machine."""
+
+WRONG = [
+    None, True, False, "", "text", "l2", "frame", "levels.frame", "::", "nein/../x", "x" * 300, "ключ", "\u2028", "{from: 1}",
+    -1, 0, 1, 2, 3, 7, 10**6, 10**9, 10**18, 10**30, -(10**30), 0.5, -0.5, 1e308, 1e-320, math.nan, math.inf, -math.inf,
+    [], {}, [1], [[]], [None], ["l2"], ["frame", "frame"], [{}], {"a": 1}, {"name": "l2"}, {"name": 1}, {"share": "frame"},
+    {"share": "levels.frame.encoder"}, {"share": None}, {"from": 1}, {"from": 1.0, "to": 0.0, "at": 10**30}, {"from": math.nan},
+    {"name": {"name": "l2"}}, {"name": "l2", "share": "frame"},
+]  # fmt: skip
+
+FILES = """
+seed: 3
+data:
+  stored: {name: arrays, path: PATH, main: frames, batch: 4}
+  moving: {name: moving_digits, frames: 16, size: 16, digit_size: 8, batch: 8, every: 2}
+levels:
+  frame:
+    name: forecast
+    data: stored
+    encoder: {name: conv, width: 16, base: 4, stages: 2}
+    predictor: {name: causal, depth: 1, heads: 2}
+    energy: {name: smooth_l1, beta: 0.5}
+    prevention: [{name: ema, momentum: {from: 0.9, to: 1.0}}, {name: vicreg, projector: [16, 8]}]
+    condition: sense
+    rollout: 2
+    context: 2
+    weight: {from: 0.0, to: 1.0, warmup: 3}
+  pair:
+    name: forecast
+    reads: frame
+    stride: 2
+    window: 3
+    crop: 3
+    gradient: stop
+    encoder: {name: latent_mlp, width: 8}
+    predictor: causal
+    energy: cosine
+    prevention: [stop_gradient, sigreg]
+  other:
+    name: forecast
+    data: moving
+    reads: frames
+    frozen: true
+    encoder: conv
+    predictor: causal
+    energy: l1
+  same:
+    name: forecast
+    reads: pair
+    encoder: identity
+    predictor: {name: causal, dropout: 0.1}
+    energy: {share: pair}
+train:
+  steps: 20
+  optimizer: {name: sgd, lr: 0.1, momentum: 0.9}
+  groups: {"levels.frame.*": {lr: {from: 0.1, to: 0.0}, weight_decay: 0.1}}
+  clip: 1.0
+evaluate: {samples: 16}
+probes:
+  where: {name: regression, level: frame, target: sense, ridge: 0.1}
+"""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A study with one thing in it changed."""
+
+    what: str
+    paths: list[tuple[Any, ...]]
+    text: str
+    """The study, as a person would have written it."""
+
+
+@pytest.fixture(scope="module")
+def installed() -> registry.Registry:
+    return registry.load()
+
+
+@pytest.fixture(scope="module")
+def bases(installed: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The shipped studies and one that uses every key; each as written, and with every default."""
+    folder = tmp_path_factory.mktemp("stored")
+    np.save(folder / "frames.npy", np.zeros((20, 9, 8, 8), np.uint8))
+    np.save(folder / "sense.npy", np.zeros((20, 9, 3), np.float32))
+    np.save(folder / "actions.npy", np.zeros((20, 8, 2), np.float32))
+    written = [yaml.safe_load(path.read_text()) for path in sorted(STUDIES.glob("*.yaml"))]
+    written.append(yaml.safe_load(FILES.replace("PATH", str(folder))))
+    whole = [raw for raw in written if "extends" not in raw]
+    return [*written, *(study.parse(raw, installed).resolved() for raw in whole)]
+
+
+# --- mutating ---------------------------------------------------------------------------------------------------------
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything below the top."""
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in pairs:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+def at(tree: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def flow(value: Any, twice: tuple[Any, ...] | None = None) -> str:
+    """YAML on one line, with the key at `twice` written two times."""
+    if isinstance(value, dict):
+        pairs = []
+        for key, item in value.items():
+            deeper = twice[1:] if twice and twice[0] == key and len(twice) > 1 else None
+            pairs += [f"{scalar(key)}: {flow(item, deeper)}"] * (2 if twice == (key,) else 1)
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        deeper = [twice[1:] if twice and twice[0] == number and len(twice) > 1 else None for number in range(len(value))]
+        return "[" + ", ".join(flow(item, below) for item, below in zip(value, deeper, strict=True)) + "]"
+    return scalar(value)
+
+
+def scalar(value: Any) -> str:
+    special = {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}
+    return special.get(str(value)) or (json.dumps(value) if not isinstance(value, float) else f"{value:.17e}".replace("e", "e"))
+
+
+def mutated(base: dict[str, Any], draw: random.Random) -> Mutation:
+    """One random change: a key renamed, removed, doubled, added or moved, or a value that is something else."""
+    tree = copy.deepcopy(base)
+    path = draw.choice(list(places(tree)))
+    above, key = at(tree, path[:-1]), path[-1]
+    what = draw.choice(["replace", "replace", "rename", "remove", "double", "add", "swap", "shuffle", "name"])
+    if what == "rename" and isinstance(above, dict):
+        new = misspelled(str(key), draw)
+        items = [(new if name == key else name, value) for name, value in above.items()]
+        above.clear()
+        above.update(items)
+        path = (*path[:-1], new)
+    elif what == "remove" and path != ("extends",):  # without its base it would be another study
+        del above[key]
+    elif what == "double" and isinstance(above, dict):
+        return Mutation(what, [path], flow(tree, twice=path))
+    elif what == "add" and isinstance(above, dict):
+        new = draw.choice(["crop", "stride", "window", "weights", "condition", "reads", "every", "transforms", "share", "name", 5, None])
+        above[new] = draw.choice(WRONG)
+        path = (*path[:-1], new)
+    elif what == "swap":
+        other = draw.choice([place for place in places(tree) if place[: len(path)] != path and path[: len(place)] != place])
+        above[key], at(tree, other[:-1])[other[-1]] = at(tree, other), above[key]
+        return Mutation(what, [path, other], flow(tree))
+    elif what == "shuffle" and isinstance(above, dict):
+        items = list(above.items())
+        draw.shuffle(items)
+        above.clear()
+        above.update(items)
+        path = path[:-1]
+    elif what == "name" and isinstance(above[key], str):
+        above[key] = misspelled(above[key], draw)
+    else:
+        above[key] = draw.choice(WRONG)
+        what = f"replace by {above[key]!r:.80}"
+    return Mutation(what, [path], flow(tree))
+
+
+def misspelled(word: str, draw: random.Random) -> str:
+    place = draw.randrange(len(word) + 1)
+    return draw.choice([word[:place] + "x" + word[place:], word[: place - 1] + word[place:] if len(word) > 1 else "xx", word.upper()])
+
+
+# --- what comes of it -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def called(*arguments: str) -> Iterator[io.StringIO]:
+    before, sys.argv = sys.argv, ["hjepa", *arguments]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+            yield said
+    finally:
+        sys.argv = before
+
+
+def checked(text: str, folder: Path) -> tuple[Any, str]:
+    """Exit code and message of `hjepa check`."""
+    (folder / "mutated.yaml").write_text(text, encoding="utf-8")
+    with called("check", str(folder / "mutated.yaml")) as said, pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0, said.getvalue()
+
+
+def names(message: str, mutation: Mutation) -> bool:
+    """Whether a message is about what was mutated: by its path, by a path above or below it, or by its word."""
+    told = [line.strip().split(": ")[0] for line in message.splitlines() if ": " in line]
+    for changed in mutation.paths:
+        dotted = ".".join(str(part) for part in changed)
+        if any(f"{path}.".startswith(f"{dotted}.") or f"{dotted}.".startswith(f"{path}.") for path in told):
+            return True
+        if not changed or re.search(rf"(?<!\w){re.escape(str(changed[-1]))}(?!\w)", message):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_mutated_study_is_read_or_refused_by_one_message_that_names_the_mutation(
+    part: int, bases: list[dict[str, Any]], installed: registry.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_plugins", lambda blocked: installed)
+    wrong = []
+    for number in range(part, COUNT, 4):
+        draw = random.Random(number)
+        mutation = mutated(draw.choice(bases), draw)
+        begun = time.monotonic()
+        try:
+            code, message = checked(mutation.text, tmp_path)
+        except Exception as error:
+            code, message = None, f"{type(error).__name__}: {error}"
+        seconds = time.monotonic() - begun
+        good = code == 0 or (code == 2 and names(message, mutation) and "Traceback" not in message)
+        if not good or seconds > PATIENCE:
+            wrong.append(f"{number}: {mutation.what} at {mutation.paths}: exit {code} in {seconds:.1f} s\n{message}")
+    assert not wrong, f"{len(wrong)} of {COUNT}\n" + "\n".join(wrong)
