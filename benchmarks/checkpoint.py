@@ -1,37 +1,38 @@
 """What does a checkpoint of 50 MB cost, hashed and brought to the disk, beside torch.save and torch.load, which do neither?
 
 A hundred float32 tensors. `save` is what a training waits for at `train.checkpoint_every`: writing, sha256, fsync, and looking
-whether the two checkpoints that stay are whole. `load` verifies before it believes. Files that were just written are in the page
-cache; what torch.save leaves to be written later is written before the next case begins, and is not counted.
+whether the other checkpoint that stays is whole. `load` verifies before it believes. Files that were just written are in the
+page cache; what torch.save leaves to be written later is written before the next case begins, and is not counted.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bench, Case, Own, run
+from benchmarks.harness import Bench, Case, Own, Row, run
 from hjepa import checkpoint
+from hjepa.journal import sync
 
 TENSORS = 100
 STEP = 1
 """Of the checkpoint that is read."""
 
 
-def then_flushed(name: str, case: Case) -> Own:
+def torch_save(tensors: dict[str, Tensor], file: Path) -> Own:
     begun = time.perf_counter()
-    case()
+    torch.save(tensors, file)
     seconds = time.perf_counter() - begun
-    os.sync()
-    return Own({name: seconds})
+    sync(file)
+    return Own({"torch.save": seconds})
 
 
 def measure(bench: Bench) -> None:
@@ -47,22 +48,15 @@ def measure(bench: Bench) -> None:
     bench.figure(f"verify {size:g} MB without reading it in", "ms", [1e3 * row["verify"] for row in rows])
 
 
-def rounds(bench: Bench, folder: Path, tensors: dict[str, Tensor]) -> list[dict[str, float]]:
+def rounds(bench: Bench, folder: Path, tensors: dict[str, Tensor]) -> list[Row]:
     steps, file = itertools.count(STEP + 1), folder / "plain.pt"
     read = checkpoint.save(folder / "read", STEP, tensors, {})
-
-    def save() -> None:
-        checkpoint.save(folder / "written", next(steps), tensors, {})
-
-    def torch_save() -> None:
-        torch.save(tensors, file)
-
     cases: dict[str, Case] = {
-        "save": lambda: then_flushed("save", save),
-        "torch.save": lambda: then_flushed("torch.save", torch_save),
-        "load": lambda: checkpoint.load(read),
-        "torch.load": lambda: torch.load(file, map_location="cpu", weights_only=True),
-        "verify": lambda: checkpoint._is_whole(read),
+        "save": lambda: checkpoint.save(folder / "written", next(steps), tensors, {}),
+        "torch.save": partial(torch_save, tensors, file),
+        "load": partial(checkpoint.load, read),
+        "torch.load": partial(torch.load, file, map_location="cpu", weights_only=True),
+        "verify": partial(checkpoint._is_whole, read),
     }
     return bench.rounds(cases)
 

@@ -1,13 +1,14 @@
 """How many frames a second do the data sources give, beside plain loops over samples?
 
-Batches of 64 samples of 24 frames of 32 x 32. The plain `moving_digits` is a NumPy loop over samples and frames, written below; it
-must draw the same frames, or there is no result. The plain `arrays` reads sample after sample from the same mapped file, which is
-in the page cache. Worker processes start before the first round; what they read while others were measured is not counted.
+Batches of 64 samples of 24 frames of 32 x 32. The plain `moving_digits` is a NumPy loop over samples and frames, written below;
+it must draw the same frames, or there is no result. The plain `arrays` reads sample after sample from the same mapped file, all
+of it in the page cache. Workers start before the first round; what they read while others were measured is not counted.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -17,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hjepa_data.arrays import Arrays
-from hjepa_data.moving_digits import MovingDigits, scans
 from torch import Tensor
 
 from benchmarks.harness import Bench, Case, Own, run
@@ -26,6 +25,8 @@ from hjepa import loading
 from hjepa.contracts import Batch
 from hjepa.randomness import Key, integers
 from hjepa.study import SourceKeys
+from hjepa_data.arrays import Arrays
+from hjepa_data.moving_digits import MovingDigits, scans
 
 FRAMES, SIZE, DIGIT = 24, 32, 14
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -78,7 +79,9 @@ def beginnings(digits: MovingDigits, ids: Tensor, batch: Batch) -> tuple[Floats,
 
 
 def measure_digits(bench: Bench, size: int) -> None:
-    options = {"moving_digits": {}} | {f"moving_digits, {name}": option for name, option in OPTIONS.items()}
+    options: dict[str, dict[str, Any]] = {"moving_digits": {}} | {
+        f"moving_digits, {name}": option for name, option in OPTIONS.items()
+    }
     made = {name: MovingDigits(0, frames=FRAMES, size=SIZE, digit_size=DIGIT, **option) for name, option in options.items()}
     ids = torch.arange(size)
     batch = made["moving_digits"].batch(ids, bench.device)
@@ -94,8 +97,7 @@ def measure_digits(bench: Bench, size: int) -> None:
     bench.figure("moving_digits, greatest difference from the plain loop", "", [difference])
 
 
-def plain_arrays(file: Path, rows: Tensor, device: torch.device) -> Tensor:
-    stored = np.load(file, mmap_mode="r")
+def plain_arrays(stored: np.ndarray[Any, Any], rows: Tensor, device: torch.device) -> Tensor:
     return torch.stack([torch.from_numpy(stored[row].astype(np.float32) / 255) for row in rows.tolist()]).to(device)
 
 
@@ -114,20 +116,22 @@ def measure_arrays(bench: Bench, size: int, samples: int, count: int) -> None:
     with TemporaryDirectory() as folder, ExitStack() as opened:
         file = Path(folder) / "frames.npy"
         np.save(file, np.random.default_rng(0).integers(0, 256, (samples, FRAMES, SIZE, SIZE), dtype=np.uint8))
-        arrays = Arrays(0, path=str(file))
+        arrays: Any = Arrays(0, path=str(file))
         source = loading.Source("video", SourceKeys(batch=size), 0, arrays, arrays.split("train"), [])
         plain = torch.randint(samples, (size,), generator=torch.Generator().manual_seed(0))
-        cases: dict[str, Case] = {"plain": partial(plain_arrays, file, plain, bench.device)}
+        cases: dict[str, Case] = {"plain": partial(plain_arrays, np.load(file, mmap_mode="r"), plain, bench.device)}
         for workers in (0, 1, 2):
-            batches = opened.enter_context(closing(loading.batches({"video": source}, range(10**6), workers, bench.device)))
-            cases[f"arrays, {workers} workers"] = partial(reading, bench, f"arrays, {workers} workers", batches, 2 * workers, count)
+            name, endless = f"arrays, workers: {workers}", range(10**6)
+            batches = opened.enter_context(closing(loading.batches({"video": source}, endless, workers, bench.device)))
+            cases[name] = partial(reading, bench, name, batches, 2 * workers, count)
         rows = bench.rounds(cases)
+    frames = size * FRAMES
     for name in list(cases)[1:]:
-        rates = ([size * FRAMES / row[side] for row in rows] for side in (name, "plain"))
-        bench.figure(name, "frames/s", *rates, rate=True)
+        bench.figure(name, "frames/s", [frames / row[name] for row in rows], [frames / row["plain"] for row in rows], rate=True)
 
 
 def measure(bench: Bench) -> None:
+    warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata's own
     measure_digits(bench, 4 if bench.quick else 64)
     measure_arrays(bench, *((4, 16, 1) if bench.quick else (64, 2000, 40)))
 

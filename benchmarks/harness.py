@@ -1,7 +1,7 @@
 """One way to measure: the cases in turn, A B A B ..., in one process, beside what the machine could do meanwhile.
 
-A figure is the median over rounds with its quartiles. What is compared is divided within each round first, so that a machine that
-slows down takes both sides with it. Each round also holds a matrix product, and the CPU time that other processes took.
+A figure is the median over rounds with its quartiles. What is compared is divided within each round first, so that a machine
+that slows down takes both sides with it. Each round also holds a matrix product, and the CPU time that other processes took.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import busy_seconds, described, own_seconds
+from benchmarks.table import table
 
 RESULTS = Path(__file__).parent / "results"
 QUIET = 0.2
@@ -79,16 +80,22 @@ class Bench:
         """What was found, on what, and how quiet it was."""
         self.figure("matrix product 1024^3 in float32", "GFLOP/s", [row["gemm"] for row in self.rows])
         others = max(row["others"] for row in self.rows)
-        quiet = {"rounds": len(self.rows), "repeated": self.repeated, "others_cores": round(others, 3), "disturbed": others > QUIET}
+        quiet = {
+            "rounds": len(self.rows),
+            "repeated": self.repeated,
+            "others_cores": round(others, 3),
+            "disturbed": others > QUIET,
+        }
         on = {"date": time.strftime("%Y-%m-%d"), "machine": described(self.device)}
         return {"quick": self.quick, **on, **quiet, "figures": self.figures}
 
     def _calls(self, case: Case) -> int:
-        """How often to call it in a round, from a call that also warms up."""
-        begun = time.perf_counter()
-        told = case()
+        """How often to call it in a round: warms up, then looks how long one call takes."""
+        if isinstance(case(), Own) or self.quick:
+            return 1
         self.synchronize()
-        return 1 if isinstance(told, Own) or self.quick else math.ceil(SHORTEST / (time.perf_counter() - begun))
+        (seconds,) = self._timed("", case, 1).values()
+        return math.ceil(SHORTEST / seconds)
 
     def _round(self, cases: Mapping[str, Case], calls: Mapping[str, int]) -> Row:
         begun, busy, own = time.perf_counter(), busy_seconds(), own_seconds()
@@ -135,23 +142,3 @@ def run(file: str, about: str, measure: Callable[[Bench], None], arguments: Sequ
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """A result in Markdown."""
-    on, others = result["machine"], result["others_cores"]
-    where = f"{on['cpu']}, {on['cores']} cores, {on['threads']} threads, {on['device']}, torch {on['torch']}, {result['date']}"
-    state = f"**disturbed: others used {others} cores**" if result["disturbed"] else f"others used at most {others} cores"
-    lines = [f"### {result['benchmark']}", "", f"{result['question']} `{result['command']}`", "", f"{where}; {state}.", ""]
-    lines += ["| | hjepa | plain | times better |", "|---|---|---|---|"]
-    for what, found in result["figures"].items():
-        sides = [_shown(found.get(side), found["unit"]) for side in ("own", "plain")]
-        lines.append(f"| {what} | {' | '.join(sides)} | {_shown(found.get('advantage'), '')} |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(found: Mapping[str, float] | None, unit: str) -> str:
-    if found is None:
-        return ""
-    between = "" if found["low"] == found["high"] else f" ({found['low']:g} to {found['high']:g})"
-    return f"{found['median']:g}{between} {unit}".rstrip()

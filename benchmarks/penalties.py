@@ -12,13 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from hjepa_prevention.sigreg import Sigreg
-from hjepa_prevention.vicreg import Vicreg
 from torch import Tensor, nn
 
 from benchmarks.harness import Bench, run
 from hjepa.contracts import Pair, Spec
 from hjepa.randomness import Key, normal
+from hjepa_prevention.sigreg import Sigreg
+from hjepa_prevention.vicreg import Vicreg
 
 SHAPES = ((1536, 64), (256, 2048), (2048, 512))
 """Rows and width: the quickstart's frames, wide with few rows, and narrow with many."""

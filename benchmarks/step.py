@@ -1,15 +1,17 @@
 """Where does a training step of the quickstart spend its time, and how much of the machine does it use?
 
-The trainer's own methods are watched from outside, each without what is watched within it. FLOPs are those of matrix products and
-convolutions of one step, forward and backward; attention is taken apart for the count, as torch does not count it whole.
+Data are made by the training thread, and every tenth step is recorded. For the phases the trainer's own methods are watched
+from outside, each without what is watched within it; a GPU is waited for after each phase, so that there they add up to more
+than a step. FLOPs are those of the matrix products and convolutions of one step, forward and backward; attention is taken apart
+for the count, as torch does not count it whole.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +22,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Bench, Own, run
+from benchmarks.harness import Bench, Case, Own, run
 from hjepa import loading, registry, runs, study
 from hjepa.journal import Journal
 from hjepa.train import Trainer
@@ -36,7 +38,7 @@ class Watch:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._within = [0.0]
 
     @contextmanager
@@ -73,19 +75,23 @@ def watched(trainer: Trainer, watch: Watch) -> Iterator[None]:
         yield
 
 
-def steps(trainer: Trainer, journal: Journal, watch: Watch, count: int) -> Own:
-    """Seconds a step, by phase, over as many steps as there are between two records."""
+def steps(trainer: Trainer, journal: Journal, count: int, phase: Callable[[str], AbstractContextManager[None]]) -> None:
+    """As the trainer does them, with one record at the end."""
+    batches = loading.batches(trainer.sources, range(trainer.done, trainer.done + count), 0, trainer.device)
+    for _ in range(count):
+        with phase("data"):
+            step, batch = next(batches)
+        outcomes = trainer.step(step, batch)
+        trainer.done = step + 1
+    trainer._record(journal, outcomes)
+
+
+def by_phase(trainer: Trainer, journal: Journal, count: int, watch: Watch) -> Own:
+    """Seconds a step."""
     watch.seconds.clear()
     with watched(trainer, watch), watch.phase("rest"):
-        batches = loading.batches(trainer.sources, range(trainer.done, trainer.done + count), 0, trainer.device)
-        for step in range(trainer.done, trainer.done + count):
-            with watch.phase("data"):
-                _, batch = next(batches)
-            outcomes = trainer.step(step, batch)
-            trainer.done = step + 1
-        trainer._record(journal, outcomes)
-    row = {phase: watch.seconds[phase] / count for phase in (*PHASES, "rest")}
-    return Own(row, step=sum(row.values()))
+        steps(trainer, journal, count, watch.phase)
+    return Own({phase: watch.seconds[phase] / count for phase in (*PHASES, "rest")})
 
 
 class Untracked(nullcontext[None]):
@@ -97,9 +103,10 @@ class Untracked(nullcontext[None]):
 def flops(trainer: Trainer) -> int:
     """Of one step."""
     _, batch = next(loading.batches(trainer.sources, range(1), 0, trainer.device))
-    with patch("torch.utils.flop_counter.ModuleTracker", Untracked), sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as counter:
-            trainer.step(0, batch)
+    with patch("torch.utils.flop_counter.ModuleTracker", Untracked):
+        counter = FlopCounterMode(display=False)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        trainer.step(0, batch)
     return counter.get_total_flops()
 
 
@@ -112,13 +119,21 @@ def measure(bench: Bench) -> None:
         journal, watch = Journal(run_folder.journal), Watch(bench)
         count = 1 if bench.quick else plan.train.log_every
         work = flops(trainer)
-        rows = bench.rounds({"steps": lambda: steps(trainer, journal, watch, count), "look": trainer._look}, 9)
+        cases: dict[str, Case] = {
+            "steps": lambda: steps(trainer, journal, count, lambda phase: nullcontext()),
+            "phases": lambda: by_phase(trainer, journal, count, watch),
+            "look": trainer._look,
+        }
+        rows = bench.rounds(cases)
         journal.close()
-    for phase in ("step", *PHASES, "rest"):
-        bench.figure(phase, "ms", [1e3 * row[phase] for row in rows])
-    bench.figure("one look at collapse, beside the steps", "ms", [1e3 * row["look"] for row in rows])
+    seconds = [row["steps"] / count for row in rows]
+    bench.figure("step", "ms", [1e3 * each for each in seconds])
+    for phase in (*PHASES, "rest"):
+        bench.figure(f"of it {phase}", "ms", [1e3 * row[phase] for row in rows])
+    bench.figure("a look at collapse, every 20 steps", "ms", [1e3 * row["look"] for row in rows])
     bench.figure("work of a step", "GFLOP", [work / 1e9])
-    bench.figure("share of the matrix product's rate", "%", [100 * work / 1e9 / row["step"] / row["gemm"] for row in rows])
+    shares = [100 * work / 1e9 / each / row["gemm"] for each, row in zip(seconds, rows, strict=True)]
+    bench.figure("share of the rate of a matrix product", "%", shares)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 DONE, FAILED, MISTAKE, STOPPED = 0, 1, 2, 3
 WIDE = 150
 """Columns where the output goes to a file."""
+USAGE = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""What click raises, be it the package or the copy of it within typer."""
 TRACKING_PATIENCE = 20.0
 """Seconds that the end of a command waits for MLflow to have everything."""
 
@@ -306,10 +308,9 @@ def main() -> None:
 
 def _usage_or_raise(error: Exception) -> None:
     """A wrong call is the person's mistake; whatever else is raised here is ours, or the machine's."""
-    import click
-
-    if isinstance(error, click.ClickException):
-        _complain(f"hjepa: {error.format_message()}")
+    if isinstance(error, USAGE):
+        said = error.format_message()
+        _complain(said if said.startswith("Usage") else f"hjepa: {said}")
         sys.exit(MISTAKE)
     if type(error).__name__ == "Diverged":
         _complain(str(error))

@@ -81,9 +81,7 @@ class Spec:
         """Whether every step has seen later input than the step before: no step sees its own future."""
         return all(later > earlier for earlier, later in zip(self.ticks, self.ticks[1:], strict=False))
 
-    def giving(
-        self, width: int, grid: tuple[int, ...] = (), maps: tuple[tuple[int, int, int], ...] = ()
-    ) -> Spec:
+    def giving(self, width: int, grid: tuple[int, ...] = (), maps: tuple[tuple[int, int, int], ...] = ()) -> Spec:
         """The spec of states computed from these, step by step: same ticks, actions and condition."""
         return replace(self, width=width, grid=grid, maps=maps, vocabulary=0, window=1, parts=())
 
@@ -385,9 +383,7 @@ class SetPredictor(Protocol):
 
     kind: ClassVar[str] = "predictor"
 
-    def __call__(
-        self, context: Packed, query: Packed, condition: Tensor | None = None, z: Tensor | None = None
-    ) -> Packed:
+    def __call__(self, context: Packed, query: Packed, condition: Tensor | None = None, z: Tensor | None = None) -> Packed:
         """`query` with values (M, D): each of its sets is filled in from the set of `context` at the same place, and no other.
 
         condition (B*T, C) and z (B*T, Z) belong to rows.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import ActionSpace, Batch, Cost, CostTerm, States
-from hjepa.errors import Mistake, listed
+from hjepa.errors import Mistake, listed, nearest
 from hjepa.nn.states import followed, joined, windows
 from hjepa.stack import Node, Stack, stream_states
 
@@ -31,7 +31,8 @@ def perceived(stack: Stack, source: str, observed: Batch) -> dict[str, States]:
             read = joined([_read(stack, source, observed, seen, name) for name in node.reads])
             if read.steps >= node.window:
                 starts = range((read.steps - node.window) % node.stride, read.steps - node.window + 1, node.stride)
-                seen[label] = stack.levels[label].encode(windows(read, list(starts), node.stride, node.window))
+                level: Any = stack.levels[label]
+                seen[label] = level.encode(windows(read, list(starts), node.stride, node.window))
     return seen
 
 
@@ -47,10 +48,11 @@ def _read(stack: Stack, source: str, observed: Batch, seen: Mapping[str, States]
 
 def space(stack: Stack, label: str, actions: ActionSpace) -> ActionSpace:
     """What can be done in one step of a level, where `actions` is what can be done in one step of its source."""
-    node, level = stack.nodes[label], stack.levels[label]
+    node = stack.nodes[label]
+    level: Any = stack.levels[label]
     below = space(stack, node.reads[0], actions) if node.reads[0] in stack.nodes else actions
     chunk = below if node.stride == 1 else ActionSpace(below.low.repeat(node.stride), below.high.repeat(node.stride))
-    return level.space(chunk) if hasattr(level, "space") else chunk  # type: ignore[no-any-return, operator]
+    return level.space(chunk) if hasattr(level, "space") else chunk
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def problem(
     above: Problem | None = None
     seen, wanted = perceived(stack, source, observed), perceived(stack, source, goal or {})
     for label in reversed(list(horizons)):
+        if label not in stack.nodes:
+            raise Mistake(f"no level {label!r}{nearest(label, stack.nodes)} (there are: {listed(stack.nodes)})")
         node = stack.nodes[label]
         _refuse(stack, node, above, seen, wanted if goal else seen)
         condition = node.plan.keys.condition
@@ -180,7 +184,6 @@ def _refuse(stack: Stack, node: Node, above: Problem | None, seen: Mapping[str, 
     if above is not None and above.node.reads != (node.label,):
         said = f"level {above.node.label!r} reads {listed(above.node.reads)}"
         raise Mistake(f"{said}, so {node.label!r} alone cannot reach for it")
-    for what, states in (("observed", seen), ("wanted", wanted)):
+    for what, states in (("observed", seen), ("shown of the goal", wanted)):
         if node.label not in states:
-            needed = stack.composer.frames(node, 1)[1]
-            raise Mistake(f"too little is shown by what is {what} for level {node.label!r}: {needed}")
+            raise Mistake(f"too little is {what} for level {node.label!r}: one step needs {stack.composer.frames(node, 1)[1]}")

@@ -32,6 +32,22 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
+def _mixed_number(x: int) -> int:
+    """The same of one number, without a tensor: what is asked for at every step should cost nothing."""
+    x %= 1 << 64
+    x = ((x ^ (x >> 30)) * _FIRST) % (1 << 64)
+    x = ((x ^ (x >> 27)) * _SECOND) % (1 << 64)
+    return x ^ (x >> 31)
+
+
+def _word(*parts: int | str) -> int:
+    """The word of a key without tensors among its parts, signed."""
+    word = 0
+    for part in parts:
+        word = _mixed_number(_mixed_number(word + _GOLDEN) + _number(part))
+    return _number(word)
+
+
 def _number(part: int | str) -> int:
     """A signed 64-bit integer for a part of a key."""
     if isinstance(part, str):
@@ -46,8 +62,9 @@ class Key:
     word: Tensor
 
     @staticmethod
-    def of(*parts: int | str | Tensor, device: torch.device | str = "cpu") -> Key:
-        return Key(torch.zeros((), dtype=torch.int64, device=device)).fold(*parts)
+    def of(*parts: int | str, device: torch.device | str = "cpu") -> Key:
+        """The key that these parts stand for."""
+        return Key(torch.tensor(_word(*parts), dtype=torch.int64, device=device))
 
     def on(self, device: torch.device | str) -> Key:
         """The same key on another device."""
@@ -111,7 +128,7 @@ def permuted(index: Tensor, count: int, key: Key) -> Tensor:
 
 def seed_default_generators(*parts: int | str) -> None:
     """Seeds torch, numpy and random, so that `nn.Dropout` and other people's code reproduce too."""
-    number = int(Key.of(*parts).word) % (1 << 63)
+    number = _word(*parts) % (1 << 63)
     torch.manual_seed(number)
     np.random.seed(number % (1 << 32))
     random.seed(number)

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import pluggy
 
@@ -238,8 +238,7 @@ def unmet(found: Any, protocol: type) -> list[str]:
     if not inspect.isclass(found):
         return [f"it is {type(found).__name__}, not a class"]
     optional = getattr(protocol, "optional", ())
-    members = [member for base in reversed(protocol.__mro__) if base is not Protocol for member in vars(base).items()]
-    wanted = {name: method for name, method in members if inspect.isfunction(method) and _counts(name)}
+    wanted = {name: method for name, method in vars(protocol).items() if inspect.isfunction(method) and _counts(name)}
     lacking = []
     for name, method in wanted.items():
         own = _method(found, name)

@@ -7,6 +7,7 @@ import importlib.metadata as metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from hjepa.journal import sync
 from hjepa.registry import Registry
 from hjepa.study import Study
 
-FREE = ("train.workers", "train.device", "train.keep", "train.checkpoint_every", "train.track", "evaluate.", "probes.")
+FREE = ("train.workers.", "train.device.", "train.keep.", "train.checkpoint_every.", "train.track.", "evaluate.", "probes.")
 """What may differ when a run is resumed: nothing that training depends on."""
 UNFINISHED = ("study.yaml", "versions.json", ".resolved.yaml")
 """All that a run holds that ended before it was one."""
@@ -60,7 +61,7 @@ class Run:
         """The study of the run, with every default."""
         try:
             found = yaml.safe_load((self.path / "resolved.yaml").read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise Mistake(f"{self.path} is not a run: resolved.yaml cannot be read ({error})") from None
         if not isinstance(found, dict):
             raise Mistake(f"{self.path} is not a run: resolved.yaml holds no study")
@@ -69,9 +70,14 @@ class Run:
 
 def create(study: Study, out: Path | None, registry: Registry) -> Run:
     """A new folder: `out`, or the next free one in `runs/`. `resolved.yaml`, which makes it a run, comes last and at once."""
-    path = out or _free(Path("runs") / study.name)
-    path.mkdir(parents=True, exist_ok=True)
-    if any(file.name not in UNFINISHED for file in path.iterdir()):
+    base = Path("runs") / study.name
+    try:
+        path = out or _free(base)
+        path.mkdir(parents=True, exist_ok=True)
+        files = [file.name for file in path.iterdir()]
+    except (OSError, ValueError) as error:
+        raise Mistake(f"{out or base}: the run's folder cannot be made: {error}") from None
+    if set(files) - set(UNFINISHED):
         raise Mistake(f"{path} is not empty: give --resume to go on with the run in it, or another --out")
     (path / "study.yaml").write_text(study.text)
     (path / "versions.json").write_text(json.dumps({"run_id": uuid.uuid4().hex, **versions(registry)}, indent=1))
@@ -104,11 +110,11 @@ def _numbered(base: Path) -> Iterator[Path]:
 def reopen(study: Study, out: Path | None) -> Run:
     """The folder to go on in: `out`, or the newest run of that study in `runs/`. Its study must be the same."""
     path = out or _newest(Path("runs") / study.name)
-    if path is None or not (path / "resolved.yaml").is_file():
+    if path is None or not os.path.isfile(path / "resolved.yaml"):
         raise Mistake(f"nothing to resume in {path or Path('runs') / study.name}: there is no run")
     run = Run(path.resolve())
     changed = differences(run.resolved(), study.resolved())
-    refused = [line for key, line in changed.items() if not key.startswith(FREE)]
+    refused = [line for key, line in changed.items() if not f"{key}.".startswith(FREE)]
     if refused:
         said = "\n".join(f"  {line}" for line in refused)
         raise Mistake(f"{path} was begun with another study; give the same one and the same overrides, or another --out:\n{said}")
@@ -116,18 +122,16 @@ def reopen(study: Study, out: Path | None) -> Run:
 
 
 def _newest(base: Path) -> Path | None:
-    last = None
-    for path in _numbered(base):
-        if not path.exists():
-            return last
-        last = path
-    return last
+    """The run that was begun last; any of them may have been removed."""
+    made = {path: path / "resolved.yaml" for path in base.parent.glob("*") if re.fullmatch(rf"{re.escape(base.name)}(-\d+)?", path.name)}
+    begun = {path: file.stat().st_mtime_ns for path, file in made.items() if file.is_file()}
+    return max(begun, key=lambda path: begun[path], default=None)
 
 
 def find(reference: str) -> Run:
     """A run by its path, or by its name in `runs/`."""
     for path in (Path(reference), Path("runs") / reference):
-        if (path / "resolved.yaml").is_file():
+        if os.path.isfile(path / "resolved.yaml"):
             return Run(path.resolve())
     known = sorted(path.parent.name for path in Path("runs").glob("*/resolved.yaml"))
     raise Mistake(f"no run at {reference!r} (in runs/ there are: {listed(known)})")

@@ -28,8 +28,8 @@ from hjepa.registry import Registry, unmet
 from hjepa.schedules import Schedule
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
-LARGEST, WORD = 100_000, 63
-"""Values in a study, and bits of a whole number."""
+LARGEST, DEEPEST, WORD = 100_000, 100, 63
+"""Values in a study, one within the other, and bits of a whole number."""
 
 
 # --- the keys that are not a component's ------------------------------------------------------------------------------
@@ -263,19 +263,21 @@ def _yaml(text: str, where: str) -> Any:
 
 
 def _bounded(tree: Any, where: str) -> None:
-    """No more than `LARGEST` values, however often an alias repeats them, and whole numbers of at most 64 bits."""
+    """No more than `LARGEST` values, however often an alias repeats them, `DEEPEST` deep, and whole numbers of 64 bits."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
     for _ in range(LARGEST):
         if not waiting:
             return
         path, value = waiting.pop()
+        if len(path) > DEEPEST:
+            break
         if isinstance(value, dict | list):
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
             waiting += [((*path, key), item) for key, item in pairs]
         elif isinstance(value, int) and value.bit_length() > WORD:
             at = ".".join(str(part) for part in path)
             raise Mistake(f"{where}: {at}: a whole number has at most {WORD} bits; this one has {value.bit_length()}")
-    raise Mistake(f"{where} holds more than {LARGEST} values, or itself")
+    raise Mistake(f"{where} holds more than {LARGEST} values, or is more than {DEEPEST} deep, or holds itself")
 
 
 
@@ -339,7 +341,9 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], str
 
 
 def merged(below: Any, above: Any) -> Any:
-    """Mappings merge by key; a component of another name replaces the one below it."""
+    """Mappings merge by key; a component of another name replaces the one below it. A bare name below is a component."""
+    if isinstance(below, str) and isinstance(above, dict):
+        below = {"name": below}
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     names = [_name_of(value) for value in (below, above)]

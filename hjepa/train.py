@@ -17,7 +17,7 @@ from hjepa import checkpoint, distributed, loading, optimizers, runs
 from hjepa.contracts import Batch, Dataset, Outcome
 from hjepa.errors import Mistake
 from hjepa.evaluate import evaluate
-from hjepa.journal import Journal
+from hjepa.journal import Journal, read
 from hjepa.monitor import Look, Monitor
 from hjepa.randomness import seed_default_generators
 from hjepa.registry import Registry
@@ -337,7 +337,6 @@ def train(
         result = Result("failed", run.path, trainer.done, trainer.clocks)
         try:
             result.outcome = trainer.train(journal, progress)
-            result.verdicts = trainer.look.verdicts
             if result.outcome == "done":
                 _evaluated(trainer, journal, result)
                 result.seconds = time.monotonic() - begun
@@ -348,7 +347,7 @@ def train(
         except BaseException as error:
             _finished(trainer, journal, "failed", error=f"{type(error).__name__}: {error}")
             raise
-        result.step = trainer.saved
+        result.step, result.verdicts = trainer.saved, trainer.look.verdicts
         _finished(trainer, journal, result.outcome)
     return result
 
@@ -386,13 +385,30 @@ def _enter(trainer: Trainer, journal: Journal | Unwritten, resume: bool) -> None
         saved = checkpoint.newest(trainer.run.checkpoints, trainer.say)
         journal.rewind({"n": trainer.restore(saved)})
         trainer.say(f"resuming {trainer.run.path} after step {trainer.done}")
+        for change in _changes(trainer):
+            trainer.say(change)
     else:
         load_weights(trainer.study, trainer.stack, trainer.say)
         trainer.save(journal)
         if resume:
             trainer.say(f"{trainer.run.path} ended before anything was saved: from the first step")
-    journal.event("resumed" if resume else "started", trainer.done)
+    journal.event("resumed" if resume else "started", trainer.done, **circumstances(trainer.device))
     trainer.tell("run_started", study=trainer.study.resolved())
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a result depend on, beside the study."""
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "device": chip, "threads": torch.get_num_threads(), "processes": distributed.world()}
+
+
+def _changes(trainer: Trainer) -> Iterator[str]:
+    """What of that is not as it was when the run was last trained."""
+    entries = [record for record in read(trainer.run.journal) if record.get("event") in ("started", "resumed")]
+    before = entries[-1] if entries else {}
+    for name, now in circumstances(trainer.device).items():
+        if before.get(name, now) != now:
+            yield f"{name} was {before[name]} and is {now}: the result may differ in its last bits from one without interruption"
 
 
 def _left_something(run: runs.Run, journal: Journal | Unwritten) -> bool:

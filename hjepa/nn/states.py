@@ -52,8 +52,8 @@ def window_spec(spec: Spec, stride: int, window: int) -> Spec:
 def windows(states: States, starts: list[int], stride: int, window: int) -> States:
     """Windows of `window` steps from each of `starts` (positions in `states`), folded into one step each.
 
-    Tokens (B,T,N,D) become (B,T',W*N,D), maps (B,T,C,H,W) become (B,T',W*C,H,W), and the actions between the ends of two windows,
-    `stride` apart, become one (B,T'-1,stride*A).
+    Tokens (B,T,N,D) become (B,T',W*N,D), maps (B,T,C,H,W) become (B,T',W*C,H,W), and the actions between the ends of two
+    windows, `stride` apart, become one (B,T'-1,stride*A).
     """
     if window == 1 and stride == 1 and starts == list(range(states.steps)):
         return states

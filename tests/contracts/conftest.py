@@ -10,7 +10,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "plugin")]
 
-import contract_lab
+import contract_lab  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
-"""Studies of this folder, composed and trained; as a script, one process of several that train all of them."""
+"""Studies of this folder, composed and trained; as a script, several processes that train them together."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata as metadata
 import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -90,19 +92,39 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+# --- several processes, which share every batch -----------------------------------------------------------------------
+
+
 def share(folder: Path, names: Sequence[str]) -> None:
-    """Trains several studies as one of WORLD_SIZE processes; the first leaves what they have become."""
+    """Trains studies, each with its overrides behind it, as one of WORLD_SIZE processes; the first leaves what they became."""
     torch.set_num_threads(1)
     distributed.start()
-    for name in names:
-        plan = study(*name.split(" "))
-        made = Trainer(plan, runs.Run(folder), installed(), _nothing)
+    for name, *overrides in (written.split(" ") for written in names):
+        made = Trainer(study(name, *overrides), runs.Run(folder), installed(), _nothing)
         steps(made)
         if distributed.rank() == 0:
-            torch.save(stack.unique_state(made.stack), folder / f"{name.split(' ')[0]}.pt")
+            torch.save(stack.unique_state(made.stack), folder / f"{name}.pt")
     distributed.stop()
 
 
+def forked(rank: int, folder: Path, names: Sequence[str]) -> int:
+    """A process that does its share."""
+    child = os.fork()
+    if child:
+        return child
+    os.environ["RANK"], code = str(rank), 1
+    try:
+        share(folder, names)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
 if __name__ == "__main__":
+    import sklearn.datasets  # noqa: F401  what takes seconds is imported once
+    import torch._dynamo
+
     sys.path.insert(0, str(Path(__file__).parent / "plugin"))
-    share(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    children = [forked(rank, Path(sys.argv[1]), json.loads(sys.argv[2])) for rank in range(int(os.environ["WORLD_SIZE"]))]
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))

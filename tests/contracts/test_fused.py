@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import contract_lab as lab
+import pytest
 import torch
 
 Trained = Callable[[str], Path]
@@ -38,15 +39,23 @@ def test_windows_of_several_streams_keep_them_apart(tmp_path: Path) -> None:
     assert lab.steps(made, 1)[0]["body"].energy.isfinite().all()
 
 
-SLOW = "levels.slow={name: forecast, reads: proprio, stride: 3, encoder: latent_mlp, predictor: markov, energy: l2}"
 FAST = "levels.fast={name: forecast, reads: frames, condition: slow, encoder: conv, predictor: markov, energy: l2}"
 
 
-def test_a_level_is_conditioned_by_what_is_known_at_its_time(tmp_path: Path) -> None:
-    made = lab.trainer("fused", tmp_path / "run", SLOW, FAST)
+@pytest.mark.parametrize(
+    "slow",
+    [
+        "{name: forecast, reads: proprio, stride: 3, encoder: latent_mlp, predictor: markov, energy: l2}",
+        "{name: agree, reads: frames, stride: 8, encoder: pyramid, energy: l2}",
+    ],
+)
+def test_a_level_is_conditioned_by_what_is_known_at_its_time(slow: str, tmp_path: Path) -> None:
+    made = lab.trainer("fused", tmp_path / "run", f"levels.slow={slow}", FAST)
     batch = lab.batches(made)["world"]
-    slow = made.stack.states("slow", "world", batch).tokens.mean(dim=2)
+    states = made.stack.states("slow", "world", batch)
+    ticks = states.time[0].tolist()
     condition = lab.here(made.stack, "fast", {"world": batch}).condition
-    nothing = torch.zeros_like(slow[:, 0])
-    known = [nothing, nothing, slow[:, 0], slow[:, 0], slow[:, 0], slow[:, 1], slow[:, 1], slow[:, 1]]
-    assert torch.equal(condition, torch.stack(known, dim=1))
+    for step in range(8):
+        seen = [place for place, tick in enumerate(ticks) if tick <= step]
+        expected = states.tokens[:, seen[-1]].mean(dim=1) if seen else torch.zeros_like(condition[:, step])
+        assert torch.equal(condition[:, step], expected)

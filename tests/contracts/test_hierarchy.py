@@ -34,7 +34,9 @@ def test_a_frozen_level_is_neither_trained_nor_in_training_mode(trained: Trained
     held = {id(parameter) for group in made.optimizer.optimizer.param_groups for parameter in group["params"]}
     assert not made.stack.levels["frame"].training and made.stack.levels["leap"].training
     assert held == {id(parameter) for parameter in made.stack.levels["leap"].parameters()}
-    assert not made.stack.levels["leap"].preventions.targets(lab.here(made.stack, "leap", lab.batches(made))).tokens.requires_grad
+    assert (
+        not made.stack.levels["leap"].preventions.targets(lab.here(made.stack, "leap", lab.batches(made))).tokens.requires_grad
+    )
 
 
 def test_the_upper_level_shares_the_lower_ones_latent_space(trained: Trained) -> None:
@@ -51,7 +53,9 @@ def test_macro_actions_are_made_of_the_actions_between_two_own_steps(trained: Tr
     gains = [made.stack.levels[label].macro_action.gain for label in ("moment", "scene")]
     moment, scene = (made.stack.states(label, "world", batch).actions for label in ("moment", "scene"))
     # window i of `moment` ends at frame 2i + 1, window j of `scene` at moment 3j + 2
-    torch.testing.assert_close(moment, gains[0] * torch.stack([batch["actions"][:, i : i + 2].sum(1) for i in range(1, 22, 2)], 1))
+    torch.testing.assert_close(
+        moment, gains[0] * torch.stack([batch["actions"][:, i : i + 2].sum(1) for i in range(1, 22, 2)], 1)
+    )
     torch.testing.assert_close(scene, gains[1] * torch.stack([moment[:, i : i + 3].sum(1) for i in range(2, 11, 3)], 1))
 
 

@@ -56,4 +56,4 @@ def test_a_samples_futures_are_its_own() -> None:
 def test_levels_above_know_nothing_of_a_latent_below(trained: Trained) -> None:
     made = lab.restored(trained("discrete_latent"))
     assert made.stack.levels["frame"].spec.latent == 3 and made.stack.levels["moment"].spec.latent == 2
-    assert made.stack.levels["moment"].predictor.spec.latent == 2
+    assert made.stack.levels["course"].spec.latent == made.stack.levels["course"].predictor.latent == 0

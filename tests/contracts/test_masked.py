@@ -49,9 +49,7 @@ def test_contexts_differ_in_length_and_nothing_is_cut_or_padded(trained: Trained
     assert len(targets) == 3 and all(target.lengths.tolist() == [4] * 4 for target in targets)
     hidden = sum(chosen(target, 16) for target in targets)
     assert torch.equal(chosen(context, 16), (hidden == 0).long())
-    seen = made.stack.levels["part"].encoder.encode_kept(
-        lab.here(made.stack, "part", lab.batches(made)).below, context
-    )
+    seen = made.stack.levels["part"].encoder.encode_kept(lab.here(made.stack, "part", lab.batches(made)).below, context)
     assert len(seen.values) == context.lengths.sum() and torch.equal(seen.positions, context.positions)
 
 

@@ -34,6 +34,7 @@ def test_levels_that_share_keep_their_own_clocks(trained: Trained) -> None:
         "content": (0,),
         "motion": (0, 1, 2, 3, 4),
         "course": (0, 1, 2, 3, 4),
+        "story": (0, 1, 2, 3, 4),
     }
     assert specs["motion"].maps == ((8, 8, 8), (8, 4, 4)) and isinstance(specs["course"], Spec)
 
@@ -41,7 +42,8 @@ def test_levels_that_share_keep_their_own_clocks(trained: Trained) -> None:
 def test_a_source_rests_and_all_that_follows_it(tmp_path: Path) -> None:
     made = lab.trainer("mc_jepa", tmp_path / "run")
     outcomes = lab.steps(made)
-    assert [list(step) for step in outcomes] == [["content", "motion", "course"], ["motion", "course"], ["content", "motion", "course"]]
+    of_video = ["motion", "course", "story"]
+    assert [list(step) for step in outcomes] == [["content", *of_video], of_video, ["content", *of_video]]
     tallies = {label: made.stack.levels[label].preventions._members["tally"].calls for label in ("content", "motion")}
     assert tallies == {
         "content": {"bind": 1, "terms": 2, "after_step": 2},
@@ -72,6 +74,15 @@ def test_a_forecast_reads_the_maps_of_the_motion_level(trained: Trained) -> None
     made = lab.restored(trained("mc_jepa"))
     below = lab.here(made.stack, "course", lab.batches(made)).below
     assert [tuple(m.shape) for m in below.maps] == [(2, 5, 8, 8, 8), (2, 5, 8, 4, 4)]
+
+
+def test_a_level_is_read_on_another_source_than_its_own(trained: Trained) -> None:
+    made = lab.restored(trained("mc_jepa"))
+    batch = lab.batches(made)
+    below = lab.here(made.stack, "story", batch).below
+    frames = made.stack.states("motion", "video", batch["video"])
+    assert below.tokens.shape == (2, 5, 1, 8) and torch.equal(below.tokens, frames.tokens)
+    assert not below.tokens.requires_grad
 
 
 def test_a_level_that_shares_can_be_taken_from_its_run(trained: Trained, tmp_path: Path) -> None:

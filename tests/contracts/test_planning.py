@@ -132,18 +132,6 @@ def test_anchors_are_macro_actions_of_chunks_that_were_seen(trained: Trained) ->
     assert control.space(made.stack, "move", WORLD) is WORLD
 
 
-def test_steps_one_at_a_time_are_a_rollout(trained: Trained) -> None:
-    problem = posed(trained, {"move": 4})
-    actions = MOVES[torch.tensor([[8, 5, 7], [0, 1, 2], [4, 3, 8]])]
-    carry, tokens = problem.begin(), []
-    for step in range(3):
-        states, carry = problem.step(carry, actions[:, step])
-        tokens.append(states)
-    rolled = problem.rollout(actions[:, None])
-    assert torch.equal(torch.cat([states.tokens for states in tokens], 1), rolled.tokens)
-    assert torch.equal(torch.cat([states.time for states in tokens], 1), rolled.time)
-
-
 def test_candidates_of_a_task_lie_next_to_one_another(trained: Trained) -> None:
     problem = posed(trained, {"move": 1})
     actions = MOVES.view(1, 9, 1, 2).expand(3, -1, -1, -1)
@@ -176,7 +164,7 @@ def test_every_level_is_perceived_up_to_now(trained: Trained) -> None:
 
 
 def test_what_cannot_be_planned_is_refused(trained: Trained) -> None:
-    with pytest.raises(Mistake, match="too little is shown by what is observed for level 'moment'"):
+    with pytest.raises(Mistake, match="too little is observed for level 'moment'"):
         made = lab.restored(trained("h_jepa"))
         one = {"frames": lab.batches(made)["world"]["frames"][:, :1]}
         control.problem(made.stack, "world", {"moment": 2}, one, None, {}, WORLD)

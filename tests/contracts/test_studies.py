@@ -72,7 +72,10 @@ def other_end(batch: Batch, streams: Mapping[str, Spec]) -> Batch:
         (
             "low",
             ["data.world.still=true"],
-            ["levels.frame: a forecast reads steps each of which has seen later input", "[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]"],
+            [
+                "levels.frame: a forecast reads steps each of which has seen later input",
+                "[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
+            ],
         ),
         (
             "v_jepa",
@@ -94,7 +97,11 @@ def other_end(batch: Batch, streams: Mapping[str, Spec]) -> Batch:
             ["levels.frame.predictor=fill"],
             ["levels.frame.predictor.name: StepPredictor is needed here, and predictor 'fill' is none"],
         ),
-        ("discrete_latent", ["levels.frame.prevention=[inverse]"], ["levels.frame.prevention.0: inverse reads actions from states"]),
+        (
+            "discrete_latent",
+            ["levels.frame.prevention=[inverse]"],
+            ["levels.frame.prevention.0: inverse reads actions from states"],
+        ),
         ("fused", ["levels.body.reads=frames"], ["levels.body.encoder: there are 2 encoders for 0 streams"]),
         ("text", ["levels.phrase.reads=topic"], ["levels.phrase.encoder: words reads numbers of words"]),
     ],

@@ -39,6 +39,8 @@ WRONG = [
     {"name": {"name": "l2"}}, {"name": "l2", "share": "frame"},
 ]  # fmt: skip
 
+ADDED = ["crop", "stride", "window", "weights", "condition", "reads", "every", "transforms", "share", "name", 5, None]
+
 FILES = """
 seed: 3
 data:
@@ -153,7 +155,7 @@ def flow(value: Any, twice: tuple[Any, ...] | None = None) -> str:
 
 def scalar(value: Any) -> str:
     special = {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}
-    return special.get(str(value)) or (json.dumps(value) if not isinstance(value, float) else f"{value:.17e}".replace("e", "e"))
+    return special.get(str(value)) or (f"{value:.17e}" if isinstance(value, float) else json.dumps(value))
 
 
 def mutated(base: dict[str, Any], draw: random.Random) -> Mutation:
@@ -173,7 +175,7 @@ def mutated(base: dict[str, Any], draw: random.Random) -> Mutation:
     elif what == "double" and isinstance(above, dict):
         return Mutation(what, [path], flow(tree, twice=path))
     elif what == "add" and isinstance(above, dict):
-        new = draw.choice(["crop", "stride", "window", "weights", "condition", "reads", "every", "transforms", "share", "name", 5, None])
+        new = draw.choice(ADDED)
         above[new] = draw.choice(WRONG)
         path = (*path[:-1], new)
     elif what == "swap":
@@ -196,7 +198,8 @@ def mutated(base: dict[str, Any], draw: random.Random) -> Mutation:
 
 def misspelled(word: str, draw: random.Random) -> str:
     place = draw.randrange(len(word) + 1)
-    return draw.choice([word[:place] + "x" + word[place:], word[: place - 1] + word[place:] if len(word) > 1 else "xx", word.upper()])
+    shorter = word[: place - 1] + word[place:] if len(word) > 1 else "xx"
+    return draw.choice([word[:place] + "x" + word[place:], shorter, word.upper()])
 
 
 # --- what comes of it -------------------------------------------------------------------------------------------------
@@ -232,6 +235,11 @@ def names(message: str, mutation: Mutation) -> bool:
     return False
 
 
+def test_what_is_mutated_is_valid_before(bases: list[dict[str, Any]], tmp_path: Path) -> None:
+    for base in bases:
+        assert checked(flow(base), tmp_path)[0] == 0
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_a_mutated_study_is_read_or_refused_by_one_message_that_names_the_mutation(
     part: int, bases: list[dict[str, Any]], installed: registry.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -240,7 +248,7 @@ def test_a_mutated_study_is_read_or_refused_by_one_message_that_names_the_mutati
     wrong = []
     for number in range(part, COUNT, 4):
         draw = random.Random(number)
-        mutation = mutated(draw.choice(bases), draw)
+        mutation = mutated(draw.choices(bases, [len(list(places(base))) for base in bases])[0], draw)
         begun = time.monotonic()
         try:
             code, message = checked(mutation.text, tmp_path)

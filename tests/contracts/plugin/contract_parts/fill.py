@@ -23,9 +23,7 @@ class Fill(nn.Module):
         self.lead = linear(spec.condition, width) if spec.condition else None
         self.blocks = nn.ModuleList(Block(width, 2, depth) for _ in range(depth))
 
-    def forward(
-        self, context: Packed, query: Packed, condition: Tensor | None = None, z: Tensor | None = None
-    ) -> Packed:
+    def forward(self, context: Packed, query: Packed, condition: Tensor | None = None, z: Tensor | None = None) -> Packed:
         asked = self.masked[query.family] + sincos(query.positions, self.width)
         if self.lead is not None and condition is not None:
             asked = asked + self.lead(condition)[query.row[sets(query)]]

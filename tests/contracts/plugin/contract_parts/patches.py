@@ -15,9 +15,7 @@ from hjepa.nn import grid_positions, linear, sincos
 class Patches(nn.Module):
     """width, depth: of the transformer; patch: pixels of a token's side; tubelet: its frames."""
 
-    def __init__(
-        self, spec: Spec, *, width: Count = 16, depth: Count = 2, patch: Count = 4, tubelet: Count = 1
-    ) -> None:
+    def __init__(self, spec: Spec, *, width: Count = 16, depth: Count = 2, patch: Count = 4, tubelet: Count = 1) -> None:
         super().__init__()
         channels, height, breadth = spec.maps[0]
         self.grid, self.patch = (spec.window // tubelet, height // patch, breadth // patch), patch

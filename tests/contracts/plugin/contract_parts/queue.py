@@ -13,9 +13,7 @@ from hjepa.distributed import gather_rows
 class Queue(nn.Module):
     """weight: of the term; size: of the queue; temperature: of the softmax."""
 
-    def __init__(
-        self, spec: Spec, *, weight: NonNegative = 0.1, size: Count = 16, temperature: Positive = 0.2
-    ) -> None:
+    def __init__(self, spec: Spec, *, weight: NonNegative = 0.1, size: Count = 16, temperature: Positive = 0.2) -> None:
         super().__init__()
         self.weight, self.temperature = weight, temperature
         self.register_buffer("rows", F.normalize(torch.randn(size, spec.width), dim=1))

@@ -1,0 +1,132 @@
+"""Where a stack stands, as a problem for planners, on levels with windows that overlap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hjepa import control, registry, study
+from hjepa.contracts import ActionSpace, Batch, Cost, Spec, States
+from hjepa.errors import Mistake
+from hjepa.stack import Stack
+
+PREDICTOR = {"name": "causal", "depth": 1, "heads": 2, "width": 8}
+LEVEL: dict[str, Any] = {"name": "forecast", "predictor": PREDICTOR, "energy": "l2"}
+STUDY: dict[str, Any] = {
+    "data": {"world": {"name": "moving_digits"}},
+    "levels": {
+        "low": {**LEVEL, "encoder": {"name": "latent_mlp", "width": 4, "hidden": 8}},
+        "high": {**LEVEL, "stride": 2, "window": 3, "encoder": {"name": "latent_mlp", "width": 3, "hidden": 8}},
+    },
+}
+WORLD = ActionSpace(-torch.ones(2), torch.ones(2))
+
+
+class Far:
+    """How far the last state is from the goal in its first dimension; a violation where it is beyond it."""
+
+    def __call__(self, trajectory: States, goal: States | None) -> Cost:
+        end = trajectory.tokens[:, -1, 0, 0] - (0 if goal is None else goal.tokens[:, 0, 0, 0])
+        return Cost(end.abs(), end.clamp(min=0))
+
+
+@pytest.fixture(scope="module")
+def world() -> Stack:
+    plan = study.parse(STUDY, registry.load())
+    plan.complain()
+    return Stack(plan, {"world": {"places": Spec(width=2, ticks=tuple(range(10)), actions=2)}}).eval()
+
+
+def seen(steps: int, batch: int = 3) -> Batch:
+    drawn = torch.Generator().manual_seed(0)
+    places, actions = (torch.randn(batch, 10 - less, 2, generator=drawn) for less in (0, 1))
+    return {"places": places[:, :steps], "actions": actions[:, : steps - 1]}
+
+
+def moves(*shape: int) -> Tensor:
+    return torch.rand(*shape, 2, generator=torch.Generator().manual_seed(1))
+
+
+def posed(world: Stack, *labels: str, steps: int = 6, goal: Batch | None = None) -> control.Problem:
+    costs: dict[str, list[control.Weighted]] = {label: [(Far(), 1.0)] for label in labels}
+    return control.problem(world, "world", dict.fromkeys(labels, 4), seen(steps), goal, costs, WORLD)
+
+
+def test_the_last_window_of_every_level_ends_now(world: Stack) -> None:
+    ends = {steps: control.perceived(world, "world", seen(steps)) for steps in (2, 3, 6, 7)}
+    assert {steps: {label: s.time[0].tolist() for label, s in known.items()} for steps, known in ends.items()} == {
+        2: {"low": [0, 1]},
+        3: {"low": [0, 1, 2], "high": [2]},
+        6: {"low": [0, 1, 2, 3, 4, 5], "high": [3, 5]},
+        7: {"low": [0, 1, 2, 3, 4, 5, 6], "high": [2, 4, 6]},
+    }
+    assert ends[6]["high"].actions.shape == (3, 1, 4)
+
+
+def test_what_a_stack_sees_in_training_is_what_it_perceives(world: Stack) -> None:
+    batch = seen(10) | {"ids": torch.arange(3), "epoch": torch.zeros(3, dtype=torch.int64)}
+    known = control.perceived(world, "world", seen(9))
+    torch.testing.assert_close(known["low"].tokens, world.states("low", "world", batch).tokens[:, :9])
+    torch.testing.assert_close(known["high"].tokens, world.states("high", "world", batch).tokens)
+
+
+def test_an_action_of_a_level_is_all_that_is_done_in_its_step(world: Stack) -> None:
+    assert control.space(world, "low", WORLD) is WORLD
+    assert control.space(world, "high", WORLD).high.tolist() == [1, 1, 1, 1]
+
+
+def test_a_plan_is_seen_from_above_through_windows_that_end_with_it(world: Stack) -> None:
+    problem, actions = posed(world, "low", "high"), moves(3, 2, 4)
+    trajectory = problem.rollout(actions)
+    whole = torch.cat((problem.start.tokens.repeat_interleave(2, dim=0), trajectory.tokens), dim=1)[:, :, 0]
+    for steps in (1, 2, 3, 4):
+        above = problem.up(trajectory.slice(0, steps))
+        ends = list(range(5 + steps, 5, -2))[::-1]
+        windows = torch.stack([whole[:, end - 2 : end + 1].flatten(1) for end in ends], dim=1)
+        torch.testing.assert_close(above.tokens[:, :, 0], world.levels["high"].encoder.layers(windows))
+        assert above.time[0].tolist() == ends
+
+
+def test_steps_one_at_a_time_are_a_rollout(world: Stack) -> None:
+    problem, actions = posed(world, "low"), moves(3, 1, 4)
+    carry, found = problem.begin(), []
+    for step in range(4):
+        states, carry = problem.step(carry, actions[:, 0, step])
+        found.append(states)
+    rolled = problem.rollout(actions)
+    torch.testing.assert_close(torch.cat([states.tokens for states in found], dim=1), rolled.tokens)
+    assert torch.equal(torch.cat([states.time for states in found], dim=1), rolled.time)
+
+
+def test_what_a_waypoint_costs_is_what_the_level_above_says(world: Stack) -> None:
+    problem = posed(world, "low", "high", goal=seen(9))
+    trajectory, waypoint = problem.rollout(moves(3, 5, 2)), control.perceived(world, "world", seen(7))["high"].slice(2, 3)
+    towards = problem.towards(waypoint)
+    assert (problem.horizon, towards.horizon) == (4, 2)
+    own = Far()(trajectory, None)
+    above = Far()(towards.up(trajectory), waypoint.rows(torch.arange(3).repeat_interleave(5)))
+    cost = towards.cost(trajectory)
+    torch.testing.assert_close(cost.value, (own.value + above.value).view(3, 5))
+    torch.testing.assert_close(cost.violation, (own.violation + above.violation).view(3, 5))
+
+
+def test_the_goal_is_the_last_state_that_it_shows(world: Stack) -> None:
+    problem = posed(world, "high", goal=seen(9))
+    assert problem.goal is not None
+    assert torch.equal(problem.goal.tokens, control.perceived(world, "world", seen(9))["high"].tokens[:, -1:])
+
+
+def test_what_cannot_be_planned_is_refused(world: Stack) -> None:
+    with pytest.raises(Mistake, match=r"no level 'hihg', did you mean 'high'\? \(there are: low, high\)"):
+        posed(world, "hihg")
+    with pytest.raises(Mistake, match=r"too little is observed for level 'high': .* = 3 steps of 'low'"):
+        posed(world, "high", steps=2)
+    with pytest.raises(Mistake, match="too little is shown of the goal for level 'high'"):
+        posed(world, "high", goal=seen(2))
+    with pytest.raises(Mistake, match="no level above 'low' is planned with"):
+        posed(world, "low").towards(control.perceived(world, "world", seen(3))["high"])
+    with pytest.raises(Mistake, match=r"no level to plan with is named \(there are: low, high\)"):
+        posed(world)
