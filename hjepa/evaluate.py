@@ -29,6 +29,7 @@ class Bench:
         self._conditions: dict[tuple[str, str], Tensor | None] = {}
 
     def spec(self, level: str) -> Spec:
+        """Of the states that the level gives on its own source."""
         return self.stack.composer.spec(level, self.stack.nodes[level].source)
 
     def observe(self, level: str, split: str) -> Observation:
@@ -59,17 +60,18 @@ class Bench:
         seen, condition = self.observe(level, split).states, self._conditions[level, split]
         if not hasattr(self.stack.levels[level], "rollout"):
             raise Mistake(f"level {level!r} predicts no later states: a {self.stack.nodes[level].plan.component.name} cannot")
-        chunks = torch.arange(len(seen.time)).split(self.batch)
+        rows = torch.arange(len(seen.time))
+        chunks = [rows[at : at + self.batch] for at in range(0, len(rows), self.batch)]
         rolled = [self._rolled(level, seen.rows(i), None if condition is None else condition[i], start, steps) for i in chunks]
         return _cat_states(rolled)
 
     def _rolled(self, level: str, seen: States, condition: Tensor | None, start: int, steps: int) -> States:
         actions = None if seen.actions is None else seen.actions[:, start : start + steps].to(self.device)
-        known = _on(self.device, seen.slice(0, start + 1))
+        known, predicting = _on(self.device, seen.slice(0, start + 1)), self.stack.levels[level]
         if condition is not None:
             condition = condition[:, : start + 1].to(self.device)
         with at_rest(self.stack):
-            return _on(CPU, self.stack.levels[level].rollout(known, actions, steps, condition))
+            return _on(CPU, predicting.rollout(known, actions, steps, condition))  # type: ignore[operator]
 
 
 def _on(device: torch.device, states: States) -> States:
@@ -106,14 +108,14 @@ def probes(study: Study, only: str | None = None) -> dict[str, Any]:
 def evaluate(
     study: Study, stack: Stack, untrained: Stack, sources: Mapping[str, Source], device: torch.device, only: str | None = None
 ) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
-    """`probe/<label>/<score>` of the stack, and `.../untrained_<score>` of the same stack before training; and what draws them."""
+    """`probe/<label>/<score>` of the stack, `.../untrained_<score>` of the same stack before training, and what draws them."""
     made = probes(study, only)
     trained, fresh = (Bench(one, sources, study, device) for one in (stack, untrained))
     scores: dict[str, float] = {}
     for label, probe in made.items():
         scores |= {f"probe/{label}/{name}": value for name, value in _measured(label, probe, trained).items()}
         scores |= {f"probe/{label}/untrained_{name}": value for name, value in _measured(label, probe, fresh).items()}
-    draws = [partial(probe.draw, trained) for probe in made.values() if hasattr(probe, "draw")]
+    draws: list[Callable[[Any], None]] = [partial(probe.draw, trained) for probe in made.values() if hasattr(probe, "draw")]
     return scores, draws
 
 

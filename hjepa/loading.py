@@ -1,7 +1,7 @@
 """Sources -> batches, as a pure function of the step.
 
-Which samples step s sees is found from s alone (an epoch's order is a keyed bijection), so a run that resumes reads on as if it had
-never stopped, with any number of workers, and nothing of the order is stored.
+Which samples step s sees is found from s alone (an epoch's order is a keyed bijection), so a run that resumes reads on as if it
+had never stopped, with any number of workers, and nothing of the order is stored.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class Source:
         key = Key.of(self.seed, "order", self.label).fold(epoch)
         return permuted(place % count, count, key), epoch
 
-    def finish(self, batch: Batch, ids: Tensor, epoch: Tensor, device: torch.device) -> Batch:
+    def finish(self, read: tuple[Batch, Tensor, Tensor], device: torch.device) -> Batch:
         """On the device, with ids, and changed by the transforms, each sample by its own key."""
+        batch, ids, epoch = read
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         moved |= {"ids": ids.to(device), "epoch": epoch.to(device)}
         for position, transform in enumerate(self.transforms):
@@ -111,11 +112,11 @@ def batches(
     if workers == 0:
         for step in steps:
             due = [source for source in listed if source.due(step)]
-            yield step, {source.label: source.finish(*_read(source, step, device), device) for source in due}
+            yield step, {source.label: source.finish(_read(source, step, device), device) for source in due}
         return
     with closing(_workers(listed, steps, workers, device)) as reading:
         for step, read in zip(steps, reading, strict=True):
-            yield step, {label: all_sources[label].finish(*item, device) for label, item in read.items()}
+            yield step, {label: all_sources[label].finish(item, device) for label, item in read.items()}
 
 
 def _workers(listed: list[Source], steps: range, workers: int, device: torch.device) -> Generator[dict[str, Any]]:

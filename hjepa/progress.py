@@ -49,7 +49,7 @@ class Bar(_Shown):
     def update(self, step: int, values: Mapping[str, float], verdicts: Mapping[str, str], samples: int) -> None:
         """After a step that was recorded."""
         if self._last is None:
-            self._progress.reset(self._task, completed=step)  # what was done before, or while starting, says nothing of the speed
+            self._progress.reset(self._task, completed=step)  # steps of before a resume say nothing of the speed
         words = f"{self._speed(step, samples)}  {self._words(values, verdicts)}"
         self._progress.update(self._task, completed=step, description=words)
 

@@ -28,7 +28,7 @@ SETTLED = 0.1
 """The share of training after which a prediction no better than its trivial baseline is a finding."""
 
 
-class Diverged(Exception):
+class Diverged(Exception):  # noqa: N818
     """Training stopped before a gradient that is not finite reached the weights."""
 
 
@@ -107,7 +107,7 @@ class Trainer:
         self.optimizer.optimizer.zero_grad(set_to_none=True)
         outcomes = self.stack(batches, step)
         if outcomes:
-            self.stack.loss(outcomes, step).backward()
+            self.stack.loss(outcomes, step).backward()  # type: ignore[no-untyped-call]
             distributed.average_gradients(self.parameters)
         return outcomes
 
@@ -189,7 +189,7 @@ class Trainer:
         return tensors | moments, facts
 
     def restore(self, saved: checkpoint.Checkpoint) -> int:
-        """The state of a checkpoint; the next step is the one that it would have taken. How many metrics the journal had then."""
+        """The state of a checkpoint, whose next step is then the next here. How many metrics records the journal had."""
         model = {name.removeprefix("model/"): tensor for name, tensor in saved.tensors.items() if name.startswith("model/")}
         load_state(self.stack, model, str(saved.path))
         own = self.optimizer.optimizer.state_dict()
@@ -213,8 +213,9 @@ class Trainer:
             if not value.isfinite()
         ]
         named = [name for name, parameter in self.stack.named_parameters() if _not_finite(parameter.grad)]
-        where = "; ".join(bad) or "every term is finite, but " + (f"the gradient of {named[0]} is not" if named else "too large")
-        raise Diverged(f"step {step + 1}: the gradient is not finite, and the weights were left as they are. {where}")
+        if not bad:
+            bad = ["every term is finite, but " + (f"the gradient of {named[0]} is not" if named else "too large")]
+        raise Diverged(f"step {step + 1}: the gradient is not finite, and the weights were left as they are. {'; '.join(bad)}")
 
 
 def kept_buffers(stack: Stack) -> list[Tensor]:
@@ -243,7 +244,7 @@ def caught_signals() -> Iterator[list[int]]:
         caught.append(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield caught
     finally:
@@ -278,12 +279,14 @@ def device(study: Study) -> torch.device:
 
 
 def made_sources(study: Study) -> dict[str, Dataset]:
+    """The datasets of a study; Mistake where one refuses what it was told."""
     datasets = make_sources(study)
     study.complain()
     return datasets
 
 
 def transforms(study: Study) -> dict[str, list[Any]]:
+    """What changes the batches of each source."""
     maker = Maker(study)
     return {label: [maker.make(node) for node in plan.transforms] for label, plan in study.sources.items()}
 
@@ -408,7 +411,7 @@ def _changes(trainer: Trainer) -> Iterator[str]:
     before = entries[-1] if entries else {}
     for name, now in circumstances(trainer.device).items():
         if before.get(name, now) != now:
-            yield f"{name} was {before[name]} and is {now}: the result may differ in its last bits from one without interruption"
+            yield f"{name} was {before[name]} and is {now}: the result may differ in its last bits from an uninterrupted one"
 
 
 def _left_something(run: runs.Run, journal: Journal | Unwritten) -> bool:

@@ -54,7 +54,7 @@ def test_contexts_differ_in_length_and_nothing_is_cut_or_padded(trained: Trained
 
 
 def test_a_mask_is_its_samples_own(trained: Trained) -> None:
-    """P23: whatever is beside a sample in its batch, and in whatever order."""
+    """P7: whatever is beside a sample in its batch, and in whatever order."""
     made = lab.restored(trained("masked_under_forecast"))
     batch = lab.batches(made)["video"]
     order = torch.tensor([2, 0])

@@ -57,9 +57,12 @@ def within(places: Tensor) -> Tensor:
 
 
 def test_a_beam_finds_the_way_to_the_goal(trained: Trained) -> None:
-    plan = component("planner", "beam")(width=9).plan(posed(trained, {"move": 4}), None, KEY)
+    """P33, P35: within bounds, and at the cost that is told."""
+    problem = posed(trained, {"move": 4})
+    plan = component("planner", "beam")(width=9).plan(problem, None, KEY)
     torch.testing.assert_close(walked(plan.actions)[:, -1], GOALS, atol=0.02, rtol=0)
     assert plan.actions.shape == (3, 4, 2) and plan.cost.value.shape == (3, 1) and not plan.cost.violation.any()
+    torch.testing.assert_close(problem.cost(problem.rollout(plan.actions[:, None])).value, plan.cost.value)
     assert (plan.actions >= WORLD.low).all() and (plan.actions <= WORLD.high).all()
 
 
@@ -78,7 +81,7 @@ def test_a_cost_orders_by_violation_and_then_by_value() -> None:
 
 
 def test_the_same_key_gives_the_same_plan_whatever_is_planned_beside_it(trained: Trained) -> None:
-    """P31: a batch of tasks is so many single tasks."""
+    """P37: a batch of tasks is so many single tasks."""
     beam = component("planner", "beam")(width=4, moves=8)
     problem = posed(trained, {"move": 3})
     free = control.replace(problem, space=ActionSpace(WORLD.low, WORLD.high))

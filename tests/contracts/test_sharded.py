@@ -39,7 +39,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_sharing_a_batch_changes_nothing(study: str, shared: Path, tmp_path: Path) -> None:
-    """P42: statistics, queues, teachers and macro-actions included."""
+    """P15: statistics, queues, teachers and macro-actions included."""
     name, *overrides = study.split(" ")
     made = lab.trainer(name, tmp_path / "run", *overrides)
     before = {key: tensor.clone() for key, tensor in unique_state(made.stack).items()}

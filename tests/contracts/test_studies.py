@@ -29,7 +29,7 @@ def test_it_is_composed_without_a_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_three_steps_are_two_and_one_more(name: str, trained: Trained, tmp_path: Path) -> None:
-    """P13: weights, buffers and the optimizer's moments, bit for bit, and all that is written beside them."""
+    """Weights, buffers and the optimizer's moments, bit for bit, and all that is written beside them."""
     whole = checkpoint.load(trained(name) / "checkpoints" / "step-00000003")
     shutil.copytree(trained(name), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000003")
@@ -42,7 +42,7 @@ def test_three_steps_are_two_and_one_more(name: str, trained: Trained, tmp_path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_state_has_seen_its_future(name: str, trained: Trained) -> None:
-    """P20: another last frame, and every state before it is the same, bit for bit."""
+    """P28: another last frame, and every state before it is the same, bit for bit."""
     made = lab.restored(trained(name))
     made.stack.eval()
     for source, batch in lab.batches(made).items():

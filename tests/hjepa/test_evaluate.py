@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import trainings
-from hjepa_forecast.forecast import Forecast
 from trainings import FULL, SMALL, changed, digests, left
 
 from hjepa import evaluate, runs, train
-from hjepa.contracts import States
+from hjepa.contracts import Features, States
 from hjepa.errors import Mistake
 from hjepa.evaluate import Bench
+from hjepa_forecast.forecast import Forecast
 
 
 def state(trainer: train.Trainer) -> dict[str, str]:
@@ -142,7 +143,7 @@ UNKNOWN = {"name": "regression", "level": "frame", "target": "positions"}
 
 @pytest.mark.parametrize(
     ("probe", "words"),
-    [(NEVER_MEETS, r"^probes\.odd: moment .*never meets"), (UNKNOWN, r"^probes\.odd: .*no 'positions'.*did you mean 'position'")],
+    [(NEVER_MEETS, r"^probes\.odd: moment .*never meets"), (UNKNOWN, r"^probes\.odd: .*no 'positions'.*mean 'position'")],
 )
 def test_a_probe_that_cannot_measure_is_one_message_with_its_path(tmp_path: Path, probe: dict[str, object], words: str) -> None:
     """And nothing is lost: with another probe the run goes on from its last step."""
@@ -176,6 +177,26 @@ def test_evaluating_a_run_says_what_its_end_said_and_leaves_it_alone(tmp_path: P
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     with pytest.raises(Mistake, match="no probe 'wher', did you mean 'where'"):
         train.evaluate_run(plan, run, trainings.installed(), "wher", print, lambda result: None)
+
+
+def test_what_draws_at_random_is_shown_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Components of strangers may draw from torch's own generator, in evaluation mode too."""
+    forward = trainings.Normed.forward
+
+    def noisy(self: trainings.Normed, below: States, layers: tuple[str, ...] = ()) -> Features:
+        features = forward(self, below)
+        return replace(features, tokens=features.tokens + 0.1 * torch.randn_like(features.tokens))
+
+    monkeypatch.setattr(trainings.Normed, "forward", noisy)
+    result = trainings.trained(tmp_path / "run", FULL)
+    torch.rand(7)
+    run = runs.find(str(tmp_path / "run"))
+    again = train.evaluate_run(trainings.parsed(FULL), run, trainings.installed(), None, print, lambda result: None)
+    assert again.metrics == result.metrics
+    trainer = trainings.opened(tmp_path / "other", FULL)
+    scores = trainer.probed(None)[0]
+    torch.rand(7)
+    assert trainer.probed(None)[0] == scores
 
 
 def test_one_probe_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,6 @@ def events(folder: Path, raw: dict[str, Any]) -> list[dict[str, Any]]:
         trainings.trained(folder, raw)
     found = [line for line in journal.read(folder / "journal.jsonl") if line.get("event") == "verdicts"]
     assert (found[0]["step"], found[-1]["step"]) == (0, raw["train"]["steps"])
-    assert all(one["verdicts"] != next_one["verdicts"] for one, next_one in zip(found, found[1:-1], strict=False))
+    assert all(one["verdicts"] != other["verdicts"] for one, other in pairwise(found[:-1]))
     assert all(line["spectra"].keys() == line["verdicts"].keys() for line in found)
     return found

@@ -66,7 +66,8 @@ def places(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Callable[[
             path, raw = tmp_path_factory.mktemp(source), FULL
             if source == "arrays":
                 arrays_file(path / "video.npz")
-                raw = changed(FULL, ("data.video", {"name": "arrays", "path": "video.npz", "batch": 4, "valid": 0.2, "test": 0.2}))
+                source_on_disk = {"name": "arrays", "path": "video.npz", "batch": 4, "valid": 0.2, "test": 0.2}
+                raw = changed(FULL, ("data.video", source_on_disk))
             (path / "study.yaml").write_text(yaml.safe_dump(raw))
             ended = forks(path, "train", "study.yaml", "--out", "whole")
             assert ended.code == 0, ended.said
@@ -92,20 +93,16 @@ def test_killed_at_random_moments(
     """P43, P48. At a random time, or at a random call that changes something on the disk, which a write has half done."""
     place, chance = places(source), random.Random(f"{source} {workers}")
     moments: list[str] = []
-    number = 0
     while len(moments) < KILLS:
-        number += 1
-        name, here = f"{workers}-{number}", 0
+        name, most = f"{workers}-{len(moments)}", min(KILLS, len(moments) + 3)
         while True:
             count = chance.choice("012") if workers == "changing" else workers
-            trouble = {} if here == 3 or len(moments) == KILLS else chance.choice(
-                [{"after": chance.uniform(0, place.seconds)}, {"call": chance.randint(1, place.calls)}]
-            )
+            moment = chance.choice([{"after": chance.uniform(0, place.seconds)}, {"call": chance.randint(1, place.calls)}])
+            trouble = moment if len(moments) < most else {}
             ended = forks(place.path, *place.argv(name, f"train.workers={count}"), **trouble)
             if ended.code == 0:
                 break
             assert ended.code == -signal.SIGKILL, (trouble, ended.said)
-            here += 1
             moments.append(ended.within or "at a random time")
         assert_same(left(place.path / name), place.left)
         shutil.rmtree(place.path / name)
@@ -388,9 +385,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("damage", "file"), [*((damage, "tensors.safetensors") for damage in DAMAGES), ("flipped", "facts.json"), ("missing", "manifest.json")]
-)
+DAMAGED = [*((damage, "tensors.safetensors") for damage in DAMAGES), ("flipped", "facts.json"), ("missing", "manifest.json")]
+
+
+@pytest.mark.parametrize(("damage", "file"), DAMAGED)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     stopped: Path, tmp_path: Path, places: Callable[[str], Place], damage: str, file: str
 ) -> None:
@@ -436,5 +434,5 @@ def test_what_changed_since_is_said(stopped: Path, tmp_path: Path, monkeypatch: 
         copy, said = shutil.copytree(stopped, tmp_path / name), list[str]()
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         trainings.trained(copy, FULL, resume=True, say=said.append)
-        expected = ["threads was 1 and is 3: the result may differ in its last bits from one without interruption"]
+        expected = ["threads was 1 and is 3: the result may differ in its last bits from an uninterrupted one"]
         assert said[1:] == (expected if threads == 3 else [])

@@ -21,6 +21,7 @@ from hjepa import journal, loading, train
 from hjepa.errors import Mistake
 from hjepa.hookspecs import hookimpl
 
+
 def batches(trainer: train.Trainer, *steps: int) -> Iterator[tuple[int, Any]]:
     return loading.batches(trainer.sources, range(steps[0], steps[-1] + 1), 0, trainer.device)
 

@@ -1,7 +1,7 @@
 """Small trainings, whole or cut short, and what they leave behind.
 
-`Forks` runs the command `hjepa` in forks of a process that has imported everything, so that one can be started, and killed, many
-times a second. It is this file, run as a script.
+`Forks` runs the command `hjepa` in forks of a process that has imported everything, so that one can be started, and killed,
+about as often as one likes. That process is this file, run as a script.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from hjepa import checkpoint, journal, registry, runs, stack, study, train
@@ -276,7 +275,11 @@ class Forks:
     def __enter__(self) -> Forks:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-W", "ignore", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         return self
 
@@ -286,7 +289,7 @@ class Forks:
         self.process.wait()
 
     def __call__(self, cwd: Path, *argv: str, processes: int = 1, **trouble: Any) -> Ended:
-        """`hjepa ARGV` in `cwd`, and what shall happen to it, or to that one of its processes of which the rank is `which`.
+        """`hjepa ARGV` in `cwd`, and what shall happen to it, or to that of its processes whose rank is `which`.
 
         after: seconds until it is killed. call: it kills itself at this call that changes something on the disk, the call half
         done where it writes. step, signal: it gets the signal within this step, or within the step `probes`; `times`: so often;
