@@ -33,7 +33,9 @@ USAGE = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "Cl
 TRACKING_PATIENCE = 20.0
 """Seconds that the end of a command waits for MLflow to have everything."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="a study by its path, or by its name in studies/")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="as in levels.frame.encoder.width=128")]
@@ -45,7 +47,9 @@ Without = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME"
 def train(
     study: StudyName,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="the run's folder; by default the next free one in runs/")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="the run's folder; by default the next free one in runs/")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest intact checkpoint")] = False,
     as_json: AsJson = False,
     no_plugin: Without = None,
@@ -81,7 +85,9 @@ def _train(plan: Study, run: Any, registry: Registry, resume: bool) -> Result:
         table(result.verdicts, result.metrics, console, result.clocks)
         _say(f"{run.path} ({result.seconds:.0f} s; picture: {run.figures / 'summary.png'})")
     if mirror is not None and not mirror.finish(TRACKING_PATIENCE):
-        _say(f"MLflow does not have all of it yet; the rest is sent in the background, or by: python -m hjepa.tracking {run.path}")
+        _say(
+            f"MLflow does not have all of it yet; the rest is sent in the background, or by: python -m hjepa.tracking {run.path}"
+        )
     return result
 
 
@@ -309,7 +315,7 @@ def main() -> None:
 def _usage_or_raise(error: Exception) -> None:
     """A wrong call is the person's mistake; whatever else is raised here is ours, or the machine's."""
     if isinstance(error, USAGE):
-        said = error.format_message()
+        said: str = error.format_message()  # type: ignore[attr-defined]
         _complain(said if said.startswith("Usage") else f"hjepa: {said}")
         sys.exit(MISTAKE)
     if type(error).__name__ == "Diverged":

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hjepa.compose import Node
 from hjepa.contracts import ActionSpace, Batch, Cost, CostTerm, States
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.nn.states import followed, joined, windows
-from hjepa.stack import Node, Stack, stream_states
+from hjepa.stack import Stack, stream_states
 
 Weighted = tuple[CostTerm, float | Tensor]
 """A cost, and its weight: a number, or one for each task (B,)."""

@@ -24,6 +24,12 @@ def listed(words: Iterable[str]) -> str:
     return ", ".join(words) or "none"
 
 
+def some(words: Iterable[str]) -> str:
+    """The first few words, and how many more there are."""
+    words = list(words)
+    return ", ".join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong in a study: where it stands and what to do about it."""

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hjepa.compose import Maker
 from hjepa.contracts import Batch, Observation, Spec, States
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.loading import Source
 from hjepa.monitor import at_rest
-from hjepa.stack import Maker, Pass, Stack
+from hjepa.stack import Pass, Stack
 from hjepa.study import Study
 
 CPU = torch.device("cpu")

@@ -6,7 +6,11 @@ had never stopped, with any number of workers, and nothing of the order is store
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import os
 import signal
+import sys
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import closing
@@ -21,6 +25,9 @@ from hjepa.contracts import Batch, Dataset, Transform
 from hjepa.errors import Mistake
 from hjepa.randomness import Key, permuted
 from hjepa.study import SourceKeys, Study
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux: which signal a process gets when its parent dies."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def _workers(listed: list[Source], steps: range, workers: int, device: torch.dev
             batch_size=None,
             sampler=steps,
             num_workers=workers,
-            worker_init_fn=_deafen,
+            worker_init_fn=_begin_worker,
             pin_memory=device.type == "cuda",
         )
         reading = iter(loader)
@@ -139,7 +146,15 @@ def _workers(listed: list[Source], steps: range, workers: int, device: torch.dev
             reading._shutdown_workers()  # also where one has raised: a deaf worker would keep this process from ending
 
 
-def _deafen(worker: int) -> None:
-    """A signal to all processes of a run is for the one that trains: it ends its workers when the step is saved."""
+def _begin_worker(worker: int) -> None:
+    """A signal to all processes of a run is for the one that trains: it ends its workers when the step is saved.
+
+    And where it is killed, they die with it: otherwise they would hold on to its locks and pipes for some seconds.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # it died before it was said that this one should, too

@@ -130,5 +130,5 @@ def seed_default_generators(*parts: int | str) -> None:
     """Seeds torch, numpy and random, so that `nn.Dropout` and other people's code reproduce too."""
     number = _word(*parts) % (1 << 63)
     torch.manual_seed(number)
-    np.random.seed(number % (1 << 32))
+    np.random.seed(number % (1 << 32))  # noqa: NPY002
     random.seed(number)

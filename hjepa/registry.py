@@ -73,7 +73,9 @@ class Entry:
         except BaseException as error:
             _let_go(error)
             said = f"{type(error).__name__}: {error}"
-            raise Mistake(f"{self.kind} {self.name!r} of {self.plugin} cannot be imported from {self.target}: {said}") from error
+            raise Mistake(
+                f"{self.kind} {self.name!r} of {self.plugin} cannot be imported from {self.target}: {said}"
+            ) from error
         lacking = [unmet(found, protocol) for protocol in KINDS[self.kind]]
         if all(lacking):
             fewest = min(lacking, key=len)

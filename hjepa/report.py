@@ -54,7 +54,16 @@ def composition(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     found = _bare("level", "kind", "reads", "clock", "steps", "tokens x width", "parameters", "needs")
     for row in rows:
         tokens = " x ".join(str(size) for size in [*row["grid"], row["width"]])
-        cells = (row["level"], row["kind"], row["reads"], row["clock"], row["steps"], tokens, f"{row['parameters']:,}", f"{row['needs']} steps")
+        cells = (
+            row["level"],
+            row["kind"],
+            row["reads"],
+            row["clock"],
+            row["steps"],
+            tokens,
+            f"{row['parameters']:,}",
+            f"{row['needs']} steps",
+        )
         found.add_row(*(str(cell) for cell in cells))
     console.print(found)
     for row in rows:
@@ -66,7 +75,9 @@ def _levels(verdicts: Mapping[str, str], metrics: Mapping[str, float], clocks: M
 
     found = _bare("level", "clock", "energy", "baseline", "gain", "rank", "std", "std left", "verdict")
     for level, words in verdicts.items():
-        of = {name: metrics.get(f"collapse/{level}/{name}") for name in ("energy", "trivial", "gain", "rank", "std", "std_ratio")}
+        of = {
+            name: metrics.get(f"collapse/{level}/{name}") for name in ("energy", "trivial", "gain", "rank", "std", "std_ratio")
+        }
         found.add_row(
             Text(level, style="bold"),
             str(clocks.get(level, "")),

@@ -117,13 +117,19 @@ def reopen(study: Study, out: Path | None) -> Run:
     refused = [line for key, line in changed.items() if not f"{key}.".startswith(FREE)]
     if refused:
         said = "\n".join(f"  {line}" for line in refused)
-        raise Mistake(f"{path} was begun with another study; give the same one and the same overrides, or another --out:\n{said}")
+        raise Mistake(
+            f"{path} was begun with another study; give the same one and the same overrides, or another --out:\n{said}"
+        )
     return run
 
 
 def _newest(base: Path) -> Path | None:
     """The run that was begun last; any of them may have been removed."""
-    made = {path: path / "resolved.yaml" for path in base.parent.glob("*") if re.fullmatch(rf"{re.escape(base.name)}(-\d+)?", path.name)}
+    made = {
+        path: path / "resolved.yaml"
+        for path in base.parent.glob("*")
+        if re.fullmatch(rf"{re.escape(base.name)}(-\d+)?", path.name)
+    }
     begun = {path: file.stat().st_mtime_ns for path, file in made.items() if file.is_file()}
     return max(begun, key=lambda path: begun[path], default=None)
 
@@ -168,7 +174,9 @@ def _revision() -> str:
     """Of the checkout that hjepa stands in; empty outside one."""
     here = Path(__file__).resolve().parent
     try:
-        said = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
+        said = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return said.stdout.strip() if said.returncode == 0 else ""

@@ -8,7 +8,7 @@ stays there until `at` (default: the end of the warm-up), and goes to `to` by th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic_core import core_schema
 
 from hjepa.errors import listed, nearest
 
-SHAPES = {
+SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda share: share,
     "cosine": lambda share: (1 - math.cos(math.pi * share)) / 2,
     "jump": lambda share: 1.0,

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,9 @@ class LevelKeys(Keys):
     """What the stack owns of every level."""
 
     data: str | None = Field(default=None, description="the source that is read; the first by default")
-    reads: str | list[str] | None = Field(default=None, description="a level, a batch key, or a list; the level before by default")
+    reads: str | list[str] | None = Field(
+        default=None, description="a level, a batch key, or a list; the level before by default"
+    )
     stride: Count = Field(default=1, description="steps of what is read between two own steps")
     window: Count | None = Field(default=None, description="steps of what is read that one own step sees; `stride` by default")
     crop: Count | None = Field(default=None, description="train on a keyed window of so many own steps")
@@ -170,6 +172,8 @@ def _written(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class SourcePlan:
+    """A source of a study: the loader's keys, its transforms, and the dataset."""
+
     keys: SourceKeys
     transforms: list[Component | Shared]
     component: Component
@@ -177,6 +181,8 @@ class SourcePlan:
 
 @dataclass(frozen=True)
 class LevelPlan:
+    """A level of a study: the stack's keys, and the level."""
+
     keys: LevelKeys
     component: Component
 
@@ -280,7 +286,6 @@ def _bounded(tree: Any, where: str) -> None:
     raise Mistake(f"{where} holds more than {LARGEST} values, or is more than {DEEPEST} deep, or holds itself")
 
 
-
 def folders() -> list[Path]:
     """Where studies are looked for by name: here, then in the checkout that hjepa is installed from."""
     return [Path.cwd() / "studies", Path(__file__).resolve().parent.parent / "studies"]
@@ -376,7 +381,7 @@ def _override(raw: dict[str, Any], text: str, problems: list[Problem]) -> None:
             return
         at = below
     if isinstance(at, list):
-        if not part_is_index(parts[-1], at):
+        if not _is_index(parts[-1], at):
             problems.append(Problem(key, f"there is no item {parts[-1]!r}: the list has {len(at)}, counted from 0"))
             return
         at[int(parts[-1])] = merged(at[int(parts[-1])], value)
@@ -384,14 +389,14 @@ def _override(raw: dict[str, Any], text: str, problems: list[Problem]) -> None:
         at[parts[-1]] = value
 
 
-def part_is_index(part: str, items: list[Any]) -> bool:
+def _is_index(part: str, items: list[Any]) -> bool:
     return part.isdecimal() and int(part) < len(items)
 
 
 def _step_into(at: Any, part: str) -> Any:
     """The mapping or list under `part`; a bare name becomes the component that it means. None where there is nothing to set."""
     if isinstance(at, list):
-        if not part_is_index(part, at):
+        if not _is_index(part, at):
             return None
         key: Any = int(part)
     else:
@@ -572,7 +577,7 @@ class _Reader:
             if key not in raw and option.default is inspect.Parameter.empty:
                 self.problem(f"{path}.{key}", f"{kind} {name!r} needs this option")
                 continue
-            value = raw[key] if key in raw else option.default
+            value = raw.get(key, option.default)
             values[key] = self._value(option.annotation, value, f"{path}.{key}")
             if not _holds_build(option.annotation) and len(self.into.problems) == known:
                 plain[key] = _adapter(option.annotation).dump_python(values[key], mode="json")
@@ -633,6 +638,8 @@ def _divided(raw: Any, owned: list[str]) -> tuple[dict[str, Any], Any]:
 
 @dataclass(frozen=True)
 class Option:
+    """One keyword-only parameter of a component."""
+
     annotation: Any
     default: Any
 
@@ -651,7 +658,9 @@ def options_of(found: type) -> dict[str, Option]:
                 _adapter(option.annotation)
     except (NameError, TypeError, ValueError, PydanticUserError) as error:
         said = str(error).splitlines()[0]
-        raise Mistake(f"the annotations of {found.__module__}:{found.__qualname__} cannot be used at run time: {said}") from error
+        raise Mistake(
+            f"the annotations of {found.__module__}:{found.__qualname__} cannot be used at run time: {said}"
+        ) from error
     return options
 
 
@@ -659,7 +668,7 @@ def _holds_build(annotation: Any) -> bool:
     return typing.get_origin(annotation) is Build or any(_holds_build(argument) for argument in typing.get_args(annotation))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cached_adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa import checkpoint, distributed, loading, optimizers, runs
+from hjepa.compose import Maker, make_sources, streams_of
 from hjepa.contracts import Batch, Dataset, Outcome
 from hjepa.errors import Mistake
 from hjepa.evaluate import evaluate
@@ -21,14 +22,14 @@ from hjepa.journal import Journal, read
 from hjepa.monitor import Look, Monitor
 from hjepa.randomness import seed_default_generators
 from hjepa.registry import Registry
-from hjepa.stack import Maker, Stack, load_state, make_sources, owned_elsewhere, streams_of, unique_state
+from hjepa.stack import Stack, load_state, owned_elsewhere, unique_state
 from hjepa.study import Study
 
 SETTLED = 0.1
 """The share of training after which a prediction no better than its trivial baseline is a finding."""
 
 
-class Diverged(Exception):  # noqa: N818
+class Diverged(Exception):
     """Training stopped before a gradient that is not finite reached the weights."""
 
 
@@ -326,7 +327,7 @@ def _run_and_level(reference: str, label: str) -> tuple[runs.Run, str]:
 # --- the whole of it --------------------------------------------------------------------------------------------------
 
 Progress = Callable[[Trainer, Mapping[str, float]], None]
-Draw = Callable[[Result], None]
+Draw = Callable[[Result], object]
 
 
 def train(

@@ -7,7 +7,7 @@ only how far apart two steps are matters. What leads to the next step (action, c
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ class Causal(nn.Module):
         x = self.embed(tokens) + sincos(grid_positions(self.spec.grid, tokens.device), self.width).to(tokens.dtype)
         present = []
         for i, block in enumerate(self.blocks):
-            x, seen = block.extend(x, past[i] if past else None, mask, by, guide)
+            x, seen = cast(Block, block).extend(x, past[i] if past else None, mask, by, guide)
             present.append(seen)
         out: Tensor = self.out(self.norm(x)[0])
         return tokens + out if self.residual else out, tuple(present)

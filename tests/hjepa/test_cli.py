@@ -132,7 +132,13 @@ def test_a_mistake_is_said_and_ends_with_2(arguments: list[str], said: str, hjep
 
 
 def test_five_mistakes_are_five_lines_of_one_message(hjepa: Callable[..., Ended]):
-    wrong = ["levels.frame.strid=2", "levels.frame.energy=l3", "train.steps=-1", "probes.where.level=fram", "data.video.frames=many"]
+    wrong = [
+        "levels.frame.strid=2",
+        "levels.frame.energy=l3",
+        "train.steps=-1",
+        "probes.where.level=fram",
+        "data.video.frames=many",
+    ]
     ended = hjepa("train", "small.yaml", *wrong)
     assert ended.code == 2
     lines = ended.err.strip().splitlines()
@@ -183,7 +189,9 @@ def test_training_and_evaluating_end_with_0_and_one_object(hjepa: Callable[..., 
     assert again["metrics"] == {name: value for name, value in told["metrics"].items() if not name.startswith("probe/where/")}
     ended = hjepa("evaluate", "small", "--probe", "wat")
     assert ended.code == 2
-    assert "no probe 'wat', did you mean 'what'? (the study has: what, where)" in ended.err.replace("where, what", "what, where")
+    assert "no probe 'wat', did you mean 'what'? (the study has: what, where)" in ended.err.replace(
+        "where, what", "what, where"
+    )
     ended = hjepa("train", "small.yaml", "train.steps=4", "--resume")
     assert ended.code == 2
     assert "train.steps: was 3, now 4" in ended.err

@@ -123,7 +123,9 @@ def test_the_last_pattern_that_fits_counts(plan: Any):
 def test_schedules_are_followed_at_any_step_in_any_order(plan: Any):
     module = Small()
     falling, rising = {"from": 1.0, "to": 0.0}, {"from": 0.0, "to": 0.2}
-    read = plan(steps=11, optimizer={"lr": falling, "weight_decay": rising}, groups={"second.*": {"lr": {"from": 2.0, "to": 0.0}}})
+    read = plan(
+        steps=11, optimizer={"lr": falling, "weight_decay": rising}, groups={"second.*": {"lr": {"from": 2.0, "to": 0.0}}}
+    )
     made = optimizers.make(read, module)
     for step in (10, 5, 0, 5):
         made.set(step)

@@ -126,7 +126,9 @@ def test_a_shuffle_puts_each_index_somewhere_else_and_none_twice(count: int, see
 def test_a_shuffle_of_many_is_one_too(count: int):
     places = permuted(torch.arange(count), count, Key.of(1))
     assert int(counted(places, count).max()) == 1
-    assert float(torch.corrcoef(torch.stack([places.double(), torch.arange(count).double()]))[0, 1]) == pytest.approx(0, abs=0.02)
+    assert float(torch.corrcoef(torch.stack([places.double(), torch.arange(count).double()]))[0, 1]) == pytest.approx(
+        0, abs=0.02
+    )
 
 
 def test_shuffles_of_different_keys_are_different_and_all_places_are_as_likely():
@@ -149,8 +151,16 @@ def test_each_index_can_have_a_key_of_its_own():
 
 
 WORD = [576722834071743318, -2780400300129874638, 7022071065626985716]
-BITS = [[1426920360472072, -4609189467632210854], [1803736193841533818, -7771577237435598444], [-4235187544232905912, -33478335434388410]]
-UNIFORM = [[7.730722427368164e-05, 0.7501353025436401], [0.09778070449829102, 0.578701913356781], [0.7704100012779236, 0.9981850981712341]]
+BITS = [
+    [1426920360472072, -4609189467632210854],
+    [1803736193841533818, -7771577237435598444],
+    [-4235187544232905912, -33478335434388410],
+]
+UNIFORM = [
+    [7.730722427368164e-05, 0.7501353025436401],
+    [0.09778070449829102, 0.578701913356781],
+    [0.7704100012779236, 0.9981850981712341],
+]
 NORMAL = [[-3.7834425, 0.6749157], [-1.294301, 0.1985738], [0.7401979, 2.9086659]]
 INTEGERS = [[36, 381], [909, 586], [852, 603]]
 PERMUTED = [5, 7, 8, 6, 2, 1, 4, 0, 9, 3]

@@ -137,7 +137,10 @@ BROKEN = {
     "no class": (REGISTER.format(added='components.add("energy", "half", "a.B")'), '"module:Class"'),
     "an object": (REGISTER.format(added='components.add("energy", "half", object)'), '"module:Class"'),
     "code": (REGISTER.format(added='components.add("energy", "half", "os:system(1)")'), '"module:Class"'),
-    "twice": (REGISTER.format(added='components.add("energy", "l", "a:B"); components.add("energy", "l", "a:C")'), "added twice"),
+    "twice": (
+        REGISTER.format(added='components.add("energy", "l", "a:B"); components.add("energy", "l", "a:C")'),
+        "added twice",
+    ),
     "misspelled hook": (REGISTER.format(added="pass").replace("def register", "def registre"), "did you mean 'register'"),
     "argument unknown": (REGISTER.format(added="pass").replace("(components)", "(parts)"), "parts"),
     "no argument": (REGISTER.format(added="pass").replace("(components)", "(components, more)"), "more"),
@@ -160,7 +163,9 @@ def test_one_broken_plugin_is_reported_and_leaves_all_others_working(how: str, i
 
 def test_a_study_that_needs_what_failed_is_told_of_the_failure(install: Callable[..., str]):
     install("x-broken", "x_broken", "raise ImportError('no library z')")
-    with pytest.raises(Mistake, match=r"unknown energy 'l7'.*plugin x_broken \(x-broken 1\.5\) failed: ImportError: no library z"):
+    with pytest.raises(
+        Mistake, match=r"unknown energy 'l7'.*plugin x_broken \(x-broken 1\.5\) failed: ImportError: no library z"
+    ):
         load().find("energy", "l7")
 
 
@@ -185,7 +190,9 @@ def test_a_component_that_cannot_be_imported_is_named_with_its_plugin(install: C
 @pytest.mark.parametrize("order", [("x_one", "x_two"), ("x_two", "x_one")])
 def test_two_claims_are_an_error_that_names_both_whatever_the_order(order: tuple[str, str], install: Callable[..., str]):
     for module in order:
-        install(module.replace("_", "-"), module, added=f'components.add("energy", "l7", "{module}_l7:L7")', **{f"{module}_l7": L7})
+        install(
+            module.replace("_", "-"), module, added=f'components.add("energy", "l7", "{module}_l7:L7")', **{f"{module}_l7": L7}
+        )
     found = load(points=own(*order))
     (message,) = found.conflicts()
     first, second = message.find("x-one 1.5"), message.find("x-two 1.5")

@@ -54,7 +54,9 @@ def test_a_new_run_holds_the_study_as_written_with_every_default_and_what_it_was
     assert told["plugins"]["hjepa_energy"] == told["hjepa"]
     other = runs.create(plan, Path("out/other"), installed)
     assert json.loads((other.path / "versions.json").read_text())["run_id"] != told["run_id"]
-    assert (run.checkpoints, run.journal, run.figures) == tuple(run.path / name for name in ("checkpoints", "journal.jsonl", "figures"))
+    assert (run.checkpoints, run.journal, run.figures) == tuple(
+        run.path / name for name in ("checkpoints", "journal.jsonl", "figures")
+    )
 
 
 def test_without_a_folder_the_next_free_one_is_taken(plan: Study, installed: Registry):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hjepa import loading, stack, study
+from hjepa import compose, loading, stack, study
 from hjepa.contracts import Batch, Build, Count, Encoder, Here, Outcome, Spec, States, Whole
 from hjepa.errors import Mistake, StudyMistake
 from hjepa.hookspecs import hookimpl
@@ -80,7 +80,13 @@ class Seen(nn.Module):
         return States(tokens * self.weight, below.time, below.grid, actions=below.actions)
 
     def forward(self, here: Here) -> Outcome:
-        self.seen = {"below": here.below, "states": here.states, "condition": here.condition, "step": here.step, "key": here.key}
+        self.seen = {
+            "below": here.below,
+            "states": here.states,
+            "condition": here.condition,
+            "step": here.step,
+            "key": here.key,
+        }
         mean = here.states.tokens.mean((2, 3))
         return Outcome(mean, mean.detach(), {"mean": mean.mean()}, {"states": here.states.tokens.flatten(0, 2)})
 
@@ -135,9 +141,9 @@ def reads(installed: Registry) -> Callable[..., Study]:
 
 def made(read: Study) -> tuple[Stack, dict[str, Batch]]:
     """A stack, and the first batch of its sources."""
-    datasets = stack.make_sources(read)
+    datasets = compose.make_sources(read)
     read.complain()
-    whole = Stack(read, stack.streams_of(datasets))
+    whole = Stack(read, compose.streams_of(datasets))
     sources = loading.sources(read, datasets, {label: [] for label in datasets})
     ((_, batches),) = loading.batches(sources, range(1), 0, torch.device("cpu"))
     return whole, batches
@@ -197,7 +203,9 @@ def test_each_level_sees_exactly_the_frames_that_its_stride_and_window_promise(
         assert whole.levels[f"l{depth}"].given.ticks == tuple(max(seen) for seen in steps)
         assert whole.levels[f"l{depth}"].given.moves_on
         actions = [actions_of(upto, step) for step in range(len(steps) - 1)]
-        assert states.actions[..., ::2].tolist() == [[[1000 * number + tick for tick in done] for done in actions] for number in ids]
+        assert states.actions[..., ::2].tolist() == [
+            [[1000 * number + tick for tick in done] for done in actions] for number in ids
+        ]
 
 
 def test_a_level_needs_the_frames_that_the_sum_says(reads: Callable[..., Study]):
@@ -221,7 +229,9 @@ def test_a_level_of_stride_one_without_an_encoder_is_the_level_below(installed: 
     flat, batches = made(parse(raw, installed))
     raw["levels"]["same"] = {"name": "forecast", "encoder": "identity", **parts}
     both, _ = made(parse(raw, installed))
-    assert torch.equal(flat.states("frame", "video", batches["video"]).tokens, both.states("same", "video", batches["video"]).tokens)
+    assert torch.equal(
+        flat.states("frame", "video", batches["video"]).tokens, both.states("same", "video", batches["video"]).tokens
+    )
     both.levels["same"].predictor.load_state_dict(both.levels["frame"].predictor.state_dict())
     alone, outcomes = flat(batches, 0)["frame"], both(batches, 0)
     for outcome in (outcomes["frame"], outcomes["same"]):
@@ -291,7 +301,10 @@ def test_what_cannot_be_read_is_refused_with_what_there_is(keys: dict, path: str
 
 
 def test_a_source_that_fails_is_one_line_and_hides_nothing_else(installed: Registry):
-    raw = {"data": {"bad": "failing", "time": "clock"}, "levels": {"a": "seen", "b": {"name": "seen", "data": "time", "reads": "lable"}}}
+    raw = {
+        "data": {"bad": "failing", "time": "clock"},
+        "levels": {"a": "seen", "b": {"name": "seen", "data": "time", "reads": "lable"}},
+    }
     assert refused(parse(raw, installed)) == {
         "data.bad": "no such disk",
         "levels.b.reads": "no level before 'b' and no stream of 'time' is called 'lable', did you mean 'label'? "
@@ -338,7 +351,9 @@ def test_a_level_cannot_be_read_on_a_source_of_another_shape(installed: Registry
         "levels": {"a": "seen", "b": {"name": "seen", "data": "two", "reads": "a"}},
     }
     said = refused(parse(raw, installed))
-    assert said == {"data.two": "level 'a' reads tokens [] of width 1, and from source 'two' it would read tokens [] of width 3"}
+    assert said == {
+        "data.two": "level 'a' reads tokens [] of width 1, and from source 'two' it would read tokens [] of width 3"
+    }
 
 
 def test_a_source_that_does_not_keep_its_promise_is_named(reads: Callable[..., Study]):
@@ -416,7 +431,9 @@ def test_a_condition_with_time_is_the_latest_that_each_step_may_know(crop: int |
     whole(batches, 1)
     seen = whole.levels["a"].seen
     for sample, number in enumerate(batches["time"]["ids"].tolist()):
-        known = [max((given for given in (2, 5, 8) if given <= tick), default=None) for tick in seen["states"].time[sample].tolist()]
+        known = [
+            max((given for given in (2, 5, 8) if given <= tick), default=None) for tick in seen["states"].time[sample].tolist()
+        ]
         assert seen["condition"][sample, :, 0].tolist() == [0 if tick is None else 1000 * number + tick for tick in known]
 
 
@@ -509,7 +526,9 @@ def test_what_is_shared_is_one_instance_one_entry_and_one_parameter(reads: Calla
     assert sum(name.startswith("levels.b.encoder") for name in stack.unique_state(whole)) == 0
     assert len(list(whole.parameters())) == 2 + len(list(whole.levels["a"].encoder.parameters()))
     alone = made(reads({"a": drawn("clock")}))[0]
-    assert torch.equal(weights(alone)["levels.a.encoder.layers.layers.0.weight"], weights(whole)["levels.a.encoder.layers.layers.0.weight"])
+    assert torch.equal(
+        weights(alone)["levels.a.encoder.layers.layers.0.weight"], weights(whole)["levels.a.encoder.layers.layers.0.weight"]
+    )
     whole.loss(whole(batches, 0), 0).backward()
     state = weights(whole)
     fresh = made(reads(levels, seed=4))[0]

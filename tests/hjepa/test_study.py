@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hjepa import optimizers, stack, study
+from hjepa import compose, optimizers, stack, study
 from hjepa.contracts import Build, Count, Energy, Fraction, SetPredictor, Spec, StepPredictor
 from hjepa.errors import Mistake, StudyMistake
 from hjepa.hookspecs import hookimpl
@@ -40,7 +40,7 @@ class Many:
         maybe: Build[Energy] | None = None,
         several: Sequence[Build[Energy]] = (),
         named: dict[str, Build[Energy]] = {},  # noqa: B006
-        nested: Mapping[str, list[Build[Energy]]] = {},  # noqa: B006
+        nested: Mapping[str, list[Build[Energy]]] = {},
         some: Annotated[list[Build[Energy]], MinLen(1)] = ("l1",),
         usual: Build[Energy] = "l2",
         set_predictor: Build[SetPredictor] | None = None,
@@ -157,7 +157,7 @@ def test_every_type_of_option_arrives_as_it_was_meant(many: Callable[..., Study]
 
 def test_what_a_component_gets_are_factories_of_its_parts(many: Callable[..., Study]):
     read = many(several=["l1"], named={"a": "l2"})
-    made = stack.Maker(read).make(read.levels["all"].component, Spec(width=4))
+    made = compose.Maker(read).make(read.levels["all"].component, Spec(width=4))
     assert made.options["maybe"] is None
     assert made.options["several"][0].name == "l1"
     assert type(made.options["named"]["a"](Spec(width=4))).__name__ == "L2"
@@ -273,8 +273,9 @@ def test_everything_that_is_wrong_is_said_at_once(installed: Registry):
     with pytest.raises(StudyMistake) as raised:
         stack.check(read)
     assert str(raised.value).startswith("study: 17 mistakes\n")
-    assert "levels.frame.energy.name: unknown energy 'l3', did you mean 'l2' or 'l1'? (installed: cosine, l1, l2, smooth_l1)" in str(
-        raised.value
+    assert (
+        "levels.frame.energy.name: unknown energy 'l3', did you mean 'l2' or 'l1'? (installed: cosine, l1, l2, smooth_l1)"
+        in str(raised.value)
     )
 
 
@@ -343,7 +344,11 @@ def test_a_share_of_one_item_of_a_list(installed: Registry):
         ({"encoder": {"share": 3}}, "levels.second.encoder.share", "path of a component is needed; written: 3"),
         ({"encoder": {"share": "first", "width": 3}}, "levels.second.encoder.width", "unknown key"),
         ({"encoder": {"share": "first.energy"}}, "levels.second.encoder.share", "Encoder is needed here"),
-        ({"encoder": {"share": "first"}, "energy": {"share": "second.encoder"}}, "levels.second.energy.share", "no component at"),
+        (
+            {"encoder": {"share": "first"}, "energy": {"share": "second.encoder"}},
+            "levels.second.energy.share",
+            "no component at",
+        ),
         ({"prevention": [{"share": "first.prevention.2"}]}, "levels.second.prevention.0.share", "no component at"),
         ({"encoder": {"share": "second"}}, "levels.second.encoder.share", "no component at"),
     ],
@@ -469,7 +474,9 @@ def test_extends_builds_on_the_study_below_and_that_on_the_one_below_it(tmp_path
     assert "seed: 1" in read.text
 
 
-def test_a_study_of_the_same_name_here_can_extend_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Registry):
+def test_a_study_of_the_same_name_here_can_extend_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Registry
+):
     monkeypatch.chdir(tmp_path)
     top = written(tmp_path, "extends: quickstart\ntrain: {steps: 3}", "mine.yaml")
     assert study.read(top, [], installed).train.steps == 3
@@ -546,7 +553,9 @@ def test_the_last_override_counts_and_an_empty_list_leaves_nothing(tmp_path: Pat
 
 
 def test_a_name_alone_replaces_and_another_name_does_not_inherit_options(tmp_path: Path, installed: Registry):
-    read = overridden(tmp_path, installed, "levels.frame.encoder.width=4", "levels.frame.encoder=identity", "levels.frame.prevention.0=ema")
+    read = overridden(
+        tmp_path, installed, "levels.frame.encoder.width=4", "levels.frame.encoder=identity", "levels.frame.prevention.0=ema"
+    )
     options = read.levels["frame"].component.options
     assert read.problems == []
     assert (options["encoder"].name, options["prevention"][0].name) == ("identity", "ema")
@@ -559,7 +568,11 @@ def test_a_name_alone_replaces_and_another_name_does_not_inherit_options(tmp_pat
         ("=3", "=3", "key=value"),
         ("", "", "key=value"),
         ("seed.x=1", "seed", "valid integer; written: {'x': 1}"),
-        ("levels.frame.prevention.0.std.x=1", "levels.frame.prevention.0.std.x", "levels.frame.prevention.0.std holds no keys of its own"),
+        (
+            "levels.frame.prevention.0.std.x=1",
+            "levels.frame.prevention.0.std.x",
+            "levels.frame.prevention.0.std holds no keys of its own",
+        ),
         ("levels.frame.prevention.2=ema", "levels.frame.prevention.2", "no item '2': the list has 2"),
         ("levels.frame.prevention.x=ema", "levels.frame.prevention.x", "no item 'x'"),
         ("levels.frame.prevention.-1=ema", "levels.frame.prevention.-1", "no item '-1'"),
@@ -574,7 +587,9 @@ def test_a_name_alone_replaces_and_another_name_does_not_inherit_options(tmp_pat
         (".=3", "", "unknown key"),
     ],
 )
-def test_an_override_that_leads_nowhere_is_said_with_its_key(override: str, path: str, said: str, tmp_path: Path, installed: Registry):
+def test_an_override_that_leads_nowhere_is_said_with_its_key(
+    override: str, path: str, said: str, tmp_path: Path, installed: Registry
+):
     messages = told(overridden(tmp_path, installed, override))
     assert list(messages) == [path]
     assert said in messages[path]
@@ -602,7 +617,9 @@ def test_a_shipped_study_with_its_defaults_written_out_is_the_same_study(path: P
 
 SCHEDULED = st.one_of(
     st.floats(0, 10),
-    st.fixed_dictionaries({"from": st.floats(0, 10)}, optional={"to": st.floats(0, 10), "shape": st.sampled_from(["cosine", "jump"])}),
+    st.fixed_dictionaries(
+        {"from": st.floats(0, 10)}, optional={"to": st.floats(0, 10), "shape": st.sampled_from(["cosine", "jump"])}
+    ),
     st.fixed_dictionaries({"from": st.floats(0, 10), "warmup": st.integers(0, 9), "at": st.integers(9, 20)}),
 )
 
@@ -612,7 +629,9 @@ SCHEDULED = st.one_of(
 def test_random_valid_studies_come_back_as_they_were(
     rate: Any, weight: Any, seed: int, draw: random.Random, data: st.DataObject, installed: Registry, many: Callable[..., Study]
 ):
-    energy = st.sampled_from(["l1", "l2", {"name": "smooth_l1", "beta": 0.25}, {"share": "frame.energy"}, {"share": "levels.all.needed"}])
+    energy = st.sampled_from(
+        ["l1", "l2", {"name": "smooth_l1", "beta": 0.25}, {"share": "frame.energy"}, {"share": "levels.all.needed"}]
+    )
     options = {
         "needed": "l2",
         "maybe": data.draw(st.none() | energy),
@@ -625,7 +644,11 @@ def test_random_valid_studies_come_back_as_they_were(
         "stride": data.draw(st.integers(1, 5)),
         "gradient": data.draw(st.sampled_from(["flow", "stop"])),
     }
-    raw = BASE | {"seed": seed, "levels": {"frame": LEVEL, "all": {"name": "many"} | options}, "train": {"steps": draw.randint(1, 99)}}
+    raw = BASE | {
+        "seed": seed,
+        "levels": {"frame": LEVEL, "all": {"name": "many"} | options},
+        "train": {"steps": draw.randint(1, 99)},
+    }
     read = parse(raw, installed)
     assert read.problems == []
     back = again(read, installed)

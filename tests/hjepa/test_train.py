@@ -296,10 +296,11 @@ def test_a_signal_to_one_stops_both_at_the_same_step(two: Path, forks: Forks, wh
 
 
 def test_one_is_killed_and_both_go_on(two: Path, forks: Forks) -> None:
-    argv = ["train", "study.yaml", "--out", "killed"]
+    argv = ["train", "study.yaml", "--out", "killed", "train.workers=1"]
     ended = forks(two, *argv, processes=2, call=500)
     assert ended.codes[0] == -signal.SIGKILL
     assert ended.codes[1] != 0
+    assert not ended.behind
     assert forks(two, *argv, "--resume", processes=2).codes == [0, 0]
     assert_same(left(two / "killed"), left(two / "whole"))
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,6 +264,8 @@ class Ended:
     """How often the first one asked the system to change something on the disk."""
     within: str
     """Where the first one was when it killed itself."""
+    behind: bool
+    """Whether a process of theirs was still there half a second later."""
 
     @property
     def code(self) -> int:
@@ -338,7 +341,28 @@ def answered(main: Callable[[], None], cwd: str, argv: list[str], processes: int
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     calls, within = told.read_text().split(" ", 1) if told.exists() else ("0", "")
     texts = [file.read_text() for file in said]
-    return {"codes": codes, "said": texts, "seconds": time.monotonic() - begun, "calls": int(calls), "within": within}
+    seconds = time.monotonic() - begun
+    behind = any(outlived(child) for child in children)
+    return {"codes": codes, "said": texts, "seconds": seconds, "calls": int(calls), "within": within, "behind": behind}
+
+
+def outlived(group: int, patience: float = 0.5) -> bool:
+    """Whether any process of a group is there after some time, other than the dead that nobody has buried."""
+    until = time.monotonic() + patience
+    while members(group):
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def members(group: int) -> list[int]:
+    found = []
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError):
+            state, _, of, *_ = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            found += [int(process)] * (int(of) == group and state != "Z")
+    return found
 
 
 def free_port() -> int:

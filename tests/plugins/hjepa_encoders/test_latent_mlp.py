@@ -57,7 +57,7 @@ def test_depth_and_hidden_width() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec, reader",
+    ("spec", "reader"),
     [(Spec(maps=((3, 8, 8),)), "maps only; conv"), (Spec(parts=(SPEC, SPEC)), "several streams; an encoder that fuses")],
 )
 def test_what_has_no_tokens_is_refused(spec: Spec, reader: str) -> None:
