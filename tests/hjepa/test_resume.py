@@ -40,7 +40,7 @@ class Place:
 
     path: Path
     left: Left
-    calls: int
+    calls: dict[str, int]
     seconds: float
 
     def argv(self, name: str, *overrides: str) -> list[str]:
@@ -98,8 +98,9 @@ def test_killed_at_random_moments(places: Callable[[str], Place], forks: Forks, 
         name, most = f"{workers}-{len(moments)}", min(KILLS, len(moments) + 3)
         while True:
             count = chance.choice("012") if workers == "changing" else workers
-            moment = chance.choice([{"after": chance.uniform(0, place.seconds)}, {"call": chance.randint(1, place.calls)}])
-            trouble = moment if len(moments) < most else {}
+            kind = chance.choice([name for name in place.calls if place.calls[name]])
+            moment = {"call": chance.randint(1, place.calls[kind]), "of": kind}
+            trouble = chance.choice([moment, {"after": chance.uniform(0, place.seconds)}]) if len(moments) < most else {}
             ended = forks(place.path, *place.argv(name, f"train.workers={count}"), **trouble)
             if ended.code == 0:
                 break

@@ -260,8 +260,8 @@ class Ended:
     said: list[str]
     """stdout and stderr of each."""
     seconds: float
-    calls: int
-    """How often the first one asked the system to change something on the disk."""
+    calls: dict[str, int]
+    """How often the first one made each call that changes something on the disk."""
     within: str
     """Where the first one was when it killed itself."""
     behind: bool
@@ -294,8 +294,8 @@ class Forks:
     def __call__(self, cwd: Path, *argv: str, processes: int = 1, **trouble: Any) -> Ended:
         """`hjepa ARGV` in `cwd`, and what shall happen to it, or to that of its processes whose rank is `which`.
 
-        after: seconds until it is killed. call: it kills itself at this call that changes something on the disk, the call half
-        done where it writes. step, signal: it gets the signal within this step, or within the step `probes`; `times`: so often;
+        after: seconds until it is killed. call, of: it kills itself at this call that changes something on the disk, or at this one
+        of a kind, half done where it writes. step, signal: it gets the signal within this step, or within the step `probes`; `times`: so often;
         `group`: its workers get it as well.
         """
         assert self.process.stdin is not None
@@ -339,11 +339,11 @@ def answered(main: Callable[[], None], cwd: str, argv: list[str], processes: int
         time.sleep(trouble["after"])
         os.kill(children[which], signal.SIGKILL)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    calls, within = told.read_text().split(" ", 1) if told.exists() else ("0", "")
+    calls, within = json.loads(told.read_text()) if told.exists() else ({}, "")
     texts = [file.read_text() for file in said]
     seconds = time.monotonic() - begun
     behind = any(outlived(child) for child in children)
-    return {"codes": codes, "said": texts, "seconds": seconds, "calls": int(calls), "within": within, "behind": behind}
+    return {"codes": codes, "said": texts, "seconds": seconds, "calls": calls, "within": within, "behind": behind}
 
 
 def outlived(group: int, patience: float = 0.5) -> bool:
@@ -388,7 +388,7 @@ def forked(
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.argv = ["hjepa", *argv]
-        counter = Counter(trouble.get("call"), Path(cwd) / ".told")
+        counter = Counter(trouble.get("call"), trouble.get("of"), Path(cwd) / ".told")
         show_weights(Path(cwd) / f".weights-{environment.get('RANK', 0)}")
         troubled(trouble)
         try:
@@ -412,8 +412,9 @@ class Counter:
 
     CALLS = ("open", "write", "fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "ftruncate")
 
-    def __init__(self, last: int | None, file: Path) -> None:
-        self.last, self.file, self.count, self.process = last, file, 0, os.getpid()
+    def __init__(self, last: int | None, of: str | None, file: Path) -> None:
+        self.last, self.of, self.file, self.process = last, of, file, os.getpid()
+        self.counts = dict.fromkeys(self.CALLS, 0)
         self.real = {name: getattr(os, name) for name in self.CALLS}
         for name in self.CALLS:
             setattr(os, name, self._counting(name))
@@ -423,8 +424,8 @@ class Counter:
 
         def call(*arguments: Any, **options: Any) -> Any:
             if os.getpid() == self.process:
-                self.count += 1
-                if self.count == self.last:
+                self.counts[name] += 1
+                if self.of in (None, name) and self.last == (self.counts[name] if self.of else sum(self.counts.values())):
                     if name == "write":
                         real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
                     self.tell(self._where(name))
@@ -442,7 +443,7 @@ class Counter:
     def tell(self, where: str) -> None:
         for name, real in self.real.items():
             setattr(os, name, real)
-        self.file.write_text(f"{self.count} {where}")
+        self.file.write_text(json.dumps([self.counts, where]))
 
 
 def show_weights(file: Path) -> None:
