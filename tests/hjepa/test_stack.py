@@ -472,7 +472,7 @@ def test_gradient_flows_down_unless_it_is_stopped(reads: Callable[..., Study]):
 
 
 def test_a_frozen_level_is_read_and_never_trained(reads: Callable[..., Study]):
-    whole, batches = made(reads({"low": {}, "mid": {"frozen": True}, "top": {}})))
+    whole, batches = made(reads({"low": {}, "mid": {"frozen": True}, "top": {}}))
     outcomes = whole(batches, 0)
     assert list(outcomes) == ["low", "top"] == whole.trained
     assert not any(parameter.requires_grad for parameter in whole.levels["mid"].parameters())

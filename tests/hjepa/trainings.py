@@ -294,9 +294,9 @@ class Forks:
     def __call__(self, cwd: Path, *argv: str, processes: int = 1, **trouble: Any) -> Ended:
         """`hjepa ARGV` in `cwd`, and what shall happen to it, or to that of its processes whose rank is `which`.
 
-        after: seconds until it is killed. call, of: it kills itself at this call that changes something on the disk, or at this one
-        of a kind, half done where it writes. step, signal: it gets the signal within this step, or within the step `probes`; `times`: so often;
-        `group`: its workers get it as well.
+        after: seconds until it is killed. call, of: it kills itself at this call that changes something on the disk, or at this
+        one of a kind, half done where it writes. step, signal: it gets the signal within this step, or within the step `probes`;
+        `times`: so often; `group`: its workers get it as well.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
