@@ -97,7 +97,8 @@ def measure_digits(bench: Bench, size: int) -> None:
     bench.figure("moving_digits, greatest difference from the plain loop", "", [difference])
 
 
-def plain_arrays(stored: np.ndarray[Any, Any], rows: Tensor, device: torch.device) -> Tensor:
+def plain_arrays(stored: np.ndarray[Any, Any], size: int, random: torch.Generator, device: torch.device) -> Tensor:
+    rows = torch.randint(len(stored), (size,), generator=random)
     return torch.stack([torch.from_numpy(stored[row].astype(np.float32) / 255) for row in rows.tolist()]).to(device)
 
 
@@ -118,8 +119,9 @@ def measure_arrays(bench: Bench, size: int, samples: int, count: int) -> None:
         np.save(file, np.random.default_rng(0).integers(0, 256, (samples, FRAMES, SIZE, SIZE), dtype=np.uint8))
         arrays: Any = Arrays(0, path=str(file))
         source = loading.Source("video", SourceKeys(batch=size), 0, arrays, arrays.split("train"), [])
-        plain = torch.randint(samples, (size,), generator=torch.Generator().manual_seed(0))
-        cases: dict[str, Case] = {"plain": partial(plain_arrays, np.load(file, mmap_mode="r"), plain, bench.device)}
+        cases: dict[str, Case] = {
+            "plain": partial(plain_arrays, np.load(file, mmap_mode="r"), size, torch.Generator(), bench.device)
+        }
         for workers in (0, 1, 2):
             name, endless = f"arrays, workers: {workers}", range(10**6)
             batches = opened.enter_context(closing(loading.batches({"video": source}, endless, workers, bench.device)))

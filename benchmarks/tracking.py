@@ -102,7 +102,7 @@ def measure(bench: Bench) -> None:
                 finally:
                     os.kill(process, signal.SIGSTOP)
 
-            rows = bench.rounds({"with": followed, "plain": lambda: steps("plain", work, Unwritten(), seconds)}, 5)
+            rows = bench.rounds({"with": followed, "plain": lambda: steps("plain", work, Unwritten(), seconds)})
     bench.figure("step, tracked", "us", [1e6 * row["with"] for row in rows], [1e6 * row["plain"] for row in rows])
     bench.figure("what tracking adds to a step", "us", [1e6 * (row["with"] - row["plain"]) for row in rows])
     bench.figure(f"a record of {len(VALUES)} values", "us", [1e6 * row["with, record"] for row in rows])

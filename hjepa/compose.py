@@ -52,6 +52,8 @@ class Maker:
         self._at = {node.path: node for node in nodes if isinstance(node, Component)}
         self._targets = {node.target for node in nodes if isinstance(node, Shared)}
         self._shared: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+        self._begun: dict[str, bool] = {}
+        """What was begun to be made of that which is shared, and whether that has ended."""
 
     def make(self, node: Component | Shared, *neighbours: Any) -> Any:
         if isinstance(node, Shared) and node.target not in self._at:
@@ -60,13 +62,24 @@ class Maker:
         if component.path not in self._targets:
             return self._new(component, neighbours)
         if component.path not in self._shared:
-            self._shared[component.path] = (self._new(component, neighbours), neighbours)
+            self._shared[component.path] = (self._once(component, node, neighbours), neighbours)
         instance, known = self._shared[component.path]
         if _shapes(known) != _shapes(neighbours):
             raise Misfit(
                 Problem(node.path, f"cannot be one with {component.path}: that reads {_told(known)}, this {_told(neighbours)}")
             )
         return instance
+
+    def _once(self, component: Component, node: Component | Shared, neighbours: tuple[Any, ...]) -> Any:
+        if component.path in self._begun:
+            if self._begun[component.path]:
+                raise Lost
+            raise Misfit(Problem(node.path, f"{component.path} cannot be a part of itself"))
+        self._begun[component.path] = False
+        try:
+            return self._new(component, neighbours)
+        finally:
+            self._begun[component.path] = True
 
     def _new(self, component: Component, neighbours: tuple[Any, ...]) -> Any:
         options = {name: self._ready(value) for name, value in component.options.items()}

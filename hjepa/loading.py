@@ -23,8 +23,9 @@ from torch import Tensor
 from hjepa import distributed
 from hjepa.contracts import Batch, Dataset, Transform
 from hjepa.errors import Mistake
+from hjepa.keys import SourceKeys
 from hjepa.randomness import Key, permuted
-from hjepa.study import SourceKeys, Study
+from hjepa.study import Study
 
 PR_SET_PDEATHSIG = 1
 """Of Linux: which signal a process gets when its parent dies."""

@@ -83,7 +83,7 @@ def bits(key: Key, stream: str, shape: tuple[int, ...] = ()) -> Tensor:
     """(*key, *shape) int64, each all of 64 random bits."""
     word = key.fold(stream).word
     counter = torch.arange(1, math.prod(shape) + 1, device=word.device)
-    return _mixed(word[..., None] + counter * _GOLDEN).reshape(*word.shape, *shape)
+    return _mixed(word[..., None] + counter * _GOLDEN).reshape((*word.shape, *shape))
 
 
 def uniform(key: Key, stream: str, shape: tuple[int, ...] = ()) -> Tensor:

@@ -106,7 +106,7 @@ class Pass:
         if crop is None or self.whole:
             return list(range(steps))
         key = Key.of(self.stack.seed, "crop", label, self.step)
-        start = int(randomness.integers(key, "start", 0, steps - crop + 1, (1,)))
+        start = int(randomness.integers(key, "start", 0, steps - crop + 1))
         return list(range(start, start + crop))
 
     def _wanted(self) -> dict[tuple[str, str], list[int]]:

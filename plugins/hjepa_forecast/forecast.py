@@ -107,7 +107,7 @@ class Forecast(nn.Module):
     def _rollout_energy(self, here: Here, targets: States) -> Tensor:
         """(B, K): the energy of each step of a rollout that starts at a step keyed by the training step."""
         states = here.states
-        start = int(randomness.integers(here.step_key, "start", self.context, states.steps - self.horizon + 1, (1,)))
+        start = int(randomness.integers(here.step_key, "start", self.context, states.steps - self.horizon + 1))
         actions = None if states.actions is None else states.actions[:, start - 1 : start - 1 + self.horizon]
         rolled = self.rollout(states.slice(0, start), actions, self.horizon, _until(here.condition, start))
         target = targets.tokens[:, start : start + self.horizon]

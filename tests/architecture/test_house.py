@@ -13,8 +13,9 @@ import pytest
 
 from hjepa import hookspecs
 from hjepa.contracts import KINDS
+from hjepa.keys import Evaluate, LevelKeys, SourceKeys, Train
+from hjepa.options import options_of
 from hjepa.registry import Entry, load
-from hjepa.study import Evaluate, LevelKeys, SourceKeys, Train, options_of
 
 ROOT = Path(__file__).parents[2]
 CORE = sorted((ROOT / "hjepa").rglob("*.py"))
@@ -43,7 +44,7 @@ DRAWING = {
 """Functions of torch that draw from its global generator."""
 WORDS = {"cosine"}
 """Names of components that mean something else in the core: a shape of schedules."""
-LONG = {"hjepa/contracts.py": 700, "hjepa/study.py": 720, "hjepa/tracking.py": 620}
+LONG = {"hjepa/contracts.py": 660, "hjepa/tracking.py": 560}
 """Files that are over 450 lines. No other may be, and these may only shrink."""
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from hjepa import distributed, loading, registry, study
 from hjepa.contracts import Batch, Spec
 from hjepa.errors import Mistake
+from hjepa.keys import SourceKeys
 from hjepa.loading import Source
 from hjepa.randomness import Key, uniform
-from hjepa.study import SourceKeys
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ import pytest
 from hjepa import contracts, registry
 from hjepa.contracts import KINDS
 from hjepa.errors import Mistake
+from hjepa.options import options_of
 from hjepa.registry import ALLOW_LIST, Registry, load, static_options, unmet
-from hjepa.study import options_of
 
 REGISTER = """
 from hjepa.hookspecs import hookimpl

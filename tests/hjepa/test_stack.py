@@ -102,6 +102,17 @@ class Deep(nn.Module):
     def forward(self, below: States, layers: tuple[str, ...] = ()) -> None: ...
 
 
+class Wrapped(nn.Module):
+    """An encoder around another."""
+
+    def __init__(self, spec: Spec, *, inner: Build[Encoder]) -> None:
+        super().__init__()
+        self.inner = inner(spec)
+        self.spec = self.inner.spec
+
+    def forward(self, below: States, layers: tuple[str, ...] = ()) -> None: ...
+
+
 class Failing:
     """A dataset that its disk has left."""
 
@@ -121,6 +132,7 @@ def register(components) -> None:
     components.add("dataset", "failing", f"{__name__}:Failing")
     components.add("level", "seen", f"{__name__}:Seen")
     components.add("encoder", "deep", f"{__name__}:Deep")
+    components.add("encoder", "wrapped", f"{__name__}:Wrapped")
 
 
 @pytest.fixture(scope="module")
@@ -546,6 +558,25 @@ def test_what_reads_something_else_cannot_be_shared(reads: Callable[..., Study])
     assert said == "cannot be one with levels.a.encoder: that reads tokens [] of width 1, this tokens [2] of width 1"
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "path"),
+    [
+        ({"share": "a.encoder"}, "identity", "levels.a.encoder.inner"),
+        ({"share": "b.encoder"}, {"name": "wrapped", "inner": {"share": "a.encoder"}}, "levels.b.encoder.inner"),
+    ],
+)
+def test_a_component_cannot_be_a_part_of_itself(first: Any, second: Any, path: str, reads: Callable[..., Study]):
+    levels = {"a": {"encoder": {"name": "wrapped", "inner": first}}, "b": {"reads": "clock", "encoder": second}}
+    assert refused(reads(levels)) == {path: "levels.a.encoder cannot be a part of itself"}
+
+
+def test_what_is_shared_and_cannot_be_made_is_said_once(reads: Callable[..., Study]):
+    levels = {"a": {"encoder": "conv"}, "b": {"reads": "clock", "encoder": {"share": "a"}}}
+    with pytest.raises(StudyMistake) as raised:
+        stack.check(reads(levels))
+    assert [problem.path for problem in raised.value.problems] == ["levels.a.encoder"]
+
+
 def test_a_state_that_does_not_fit_is_refused_name_by_name(reads: Callable[..., Study]):
     whole = made(reads({"a": drawn("clock")}))[0]
     state = weights(whole)
@@ -588,6 +619,19 @@ def test_checking_allocates_nothing(installed: Registry):
     whole = stack.check(read)
     assert all(tensor.is_meta for tensor in [*whole.parameters(), *whole.buffers()])
     assert stack.described(whole)[0]["parameters"] > 10**8
+
+
+@pytest.mark.parametrize(
+    "sparse", [["levels.moment.crop=2"], ["levels.moment.window=1"], ["levels.moment.window=1", "data.video.batch=3"]]
+)
+def test_a_real_encoder_makes_the_same_of_some_frames_as_of_all(sparse: list[str], installed: Registry):
+    path = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
+    whole, batches = made(study.read(str(path), ["levels.frame.frozen=true", "data.video.batch=2", *sparse], installed))
+    once = Pass(whole, batches, step=1)
+    once.outcomes()
+    at = once.wanted["frame", "video"]
+    assert len(at) < 24
+    assert torch.equal(once.made["frame", "video"].tokens, whole.states("frame", "video", batches["video"]).tokens[:, at])
 
 
 @pytest.mark.parametrize("changed", [23, 22, 13, 0])

@@ -1,0 +1,79 @@
+"""The keys of a study that are not a component's: what loader, stack, training and evaluation own."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hjepa.contracts import Count, Positive, Whole
+from hjepa.schedules import Schedule
+
+
+class Keys(BaseModel):
+    """A mapping of a study whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceKeys(Keys):
+    """What the loader owns of every source."""
+
+    batch: Count = Field(default=64, description="samples a step, over all processes")
+    split: Literal["train", "valid", "test"] = Field(default="train", description="the samples that are trained on")
+    every: Count = Field(default=1, description="a batch every so many steps; levels that read the source rest in between")
+    seed: int | None = Field(default=None, description="of the source; the study's by default")
+
+
+class LevelKeys(Keys):
+    """What the stack owns of every level."""
+
+    data: str | None = Field(default=None, description="the source that is read; the first by default")
+    reads: str | list[str] | None = Field(
+        default=None, description="a level, a batch key, or a list; the level before by default"
+    )
+    stride: Count = Field(default=1, description="steps of what is read between two own steps")
+    window: Count | None = Field(default=None, description="steps of what is read that one own step sees; `stride` by default")
+    crop: Count | None = Field(default=None, description="train on a keyed window of so many own steps")
+    gradient: Literal["flow", "stop"] = Field(default="flow", description="whether gradient flows to what is read")
+    frozen: bool = Field(default=False, description="never trained")
+    weights: str | None = Field(default=None, description="RUN or RUN/LEVEL whose weights it starts from")
+    weight: Schedule = Field(default=Schedule.of(1.0), description="of the level in the sum that is trained; may be scheduled")
+    condition: str | None = Field(default=None, description="a batch key, or a level whose states condition the prediction")
+
+
+class Optimizer(BaseModel):
+    """A torch optimizer by name, and its own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "adamw"
+    lr: Schedule = Schedule.of(1e-3)
+    weight_decay: Schedule = Schedule.of(0.0)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is neither the name nor scheduled."""
+        return dict(self.model_extra or {})
+
+
+class Train(Keys):
+    """How the stack is trained."""
+
+    steps: Count = Field(default=1000, description="of the optimizer")
+    optimizer: Optimizer = Field(default=Optimizer(), description="a torch optimizer by name, with its options")
+    groups: dict[str, dict[str, Any]] = Field(default={}, description="parameter name pattern -> optimizer options of its own")
+    clip: Positive | None = Field(default=None, description="largest norm of the gradient")
+    log_every: Count = Field(default=10, description="steps between two journal records")
+    diagnose_every: Count = Field(default=20, description="steps between two looks at collapse, on held-out samples")
+    checkpoint_every: Count = Field(default=100, description="steps between two checkpoints")
+    keep: int = Field(default=2, ge=2, description="checkpoints that are kept")
+    workers: Whole = Field(default=0, description="processes that read data; the result does not depend on it")
+    device: str = Field(default="auto", description="auto, cpu or cuda")
+    track: bool = Field(default=True, description="mirror the journal to MLflow")
+
+
+class Evaluate(Keys):
+    """What probes look at."""
+
+    samples: Count = Field(default=1024, description="of the train split, to fit on, and at most as many of the test split")
+    batch: Count = Field(default=128, description="samples encoded at once")
