@@ -23,8 +23,8 @@ from torch import Tensor
 from benchmarks.harness import Bench, Case, Own, run
 from hjepa import loading
 from hjepa.contracts import Batch
+from hjepa.keys import SourceKeys
 from hjepa.randomness import Key, integers
-from hjepa.study import SourceKeys
 from hjepa_data.arrays import Arrays
 from hjepa_data.moving_digits import MovingDigits, scans
 

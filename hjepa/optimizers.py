@@ -32,7 +32,9 @@ def problems(study: Study) -> list[Problem]:
         said = f"unknown optimizer {name!r}{nearest(name, found)} (torch has: {listed(sorted(found))})"
         return [Problem("train.optimizer.name", said)]
     allowed = [key for key in inspect.signature(found[name]).parameters if key != "params"]
-    noted = [_unknown(f"train.optimizer.{key}", key, allowed) for key in study.train.optimizer.options if key not in allowed]
+    noted = [
+        _unknown(f"train.optimizer.{key}", name, key, allowed) for key in study.train.optimizer.options if key not in allowed
+    ]
     for key in SCHEDULED:
         schedule = getattr(study.train.optimizer, key)
         if min(schedule.first, schedule.last) < 0:
@@ -41,14 +43,14 @@ def problems(study: Study) -> list[Problem]:
         for key, value in options.items():
             path = f"train.groups.{pattern}.{key}"
             if key not in allowed:
-                noted.append(_unknown(path, key, allowed))
+                noted.append(_unknown(path, name, key, allowed))
             elif key in SCHEDULED:
                 noted += _unreadable(path, value)
     return noted or _refused(study, found[name])
 
 
-def _unknown(path: str, key: str, allowed: list[str]) -> Problem:
-    return Problem(path, f"unknown option{nearest(key, allowed)} (allowed: {listed(allowed)})")
+def _unknown(path: str, name: str, key: str, allowed: list[str]) -> Problem:
+    return Problem(path, f"{name} has no such option{nearest(key, allowed)} (it has: {listed(allowed)})")
 
 
 def _unreadable(path: str, value: Any) -> list[Problem]:

@@ -12,6 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,8 +193,8 @@ class _Reader:
         into.seed = self._plain(int, raw.get("seed", 0), "seed", 0)
         steps = raw["train"].get("steps") if isinstance(raw.get("train"), dict) else None
         self.steps = steps if isinstance(steps, int) and steps > 0 else Train().steps
-        into.train = self._keys(Train, raw.get("train"), "train") or Train()
-        into.evaluate = self._keys(Evaluate, raw.get("evaluate"), "evaluate") or Evaluate()
+        into.train = self._keys(Train, raw.get("train"), "train") or self._understood(Train, raw.get("train"))
+        into.evaluate = self._keys(Evaluate, raw.get("evaluate"), "evaluate") or self._understood(Evaluate, raw.get("evaluate"))
         for label, value in self._labelled(raw, "data", needed=True):
             self._source(label, value)
         for label, value in self._labelled(raw, "levels", needed=True):
@@ -238,6 +239,15 @@ class _Reader:
         except ValidationError as error:
             self._pydantic(error, path, list(model.model_fields))
             return None
+
+    def _understood(self, model: type[Any], raw: Any) -> Any:
+        """What is right in a mapping of fixed keys that is wrong as a whole, so that what follows from it is looked at too."""
+        right = {}
+        for key, value in raw.items() if isinstance(raw, dict) else ():
+            with suppress(ValidationError):
+                model.model_validate({str(key): value}, context={"steps": self.steps})
+                right[str(key)] = value
+        return model.model_validate(right, context={"steps": self.steps})
 
     def _pydantic(self, error: ValidationError, path: str, allowed: list[str]) -> None:
         for one in error.errors(include_url=False):

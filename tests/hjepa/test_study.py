@@ -443,3 +443,27 @@ def test_components_say_what_was_written_and_every_default(many: Callable[..., S
     assert said["several"] == [{"name": "smooth_l1", "beta": 1.0}]
     assert said["maybe"] == {"share": "levels.frame.energy"}
     assert (said["usual"], said["count"], said["widths"], said["rate"]) == ({"name": "l2"}, 3, [4, 2], 0.5)
+
+
+def test_five_different_mistakes_are_five_lines_of_one_message(installed: Registry, tmp_path: Path):
+    """A wrong word, a wrong type, a key too many, one more in the training, and an optimizer that nobody has."""
+    (tmp_path / "five.yaml").write_text(
+        "extends: quickstart\n"
+        "levels:\n"
+        "  frame: {encoder: {width: wide}, enrgy: l2}\n"
+        "  moment: {energy: l3}\n"
+        "train: {optimizer: {name: adamv}, setps: 10}\n"
+    )
+    plan = study.read(str(tmp_path / "five.yaml"), (), installed)
+    plan.problems += optimizers.problems(plan)
+    paths = {
+        "levels.frame.encoder.width",
+        "levels.frame.enrgy",
+        "levels.moment.energy.name",
+        "train.optimizer.name",
+        "train.setps",
+    }
+    assert {problem.path for problem in plan.problems} == paths
+    with pytest.raises(StudyMistake) as caught:
+        stack.check(plan)
+    assert len(str(caught.value).splitlines()) == 1 + len(paths)

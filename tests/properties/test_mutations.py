@@ -224,10 +224,12 @@ def checked(text: str, folder: Path) -> tuple[Any, str]:
 
 
 def names(message: str, mutation: Mutation) -> bool:
-    """Whether a message is about what was mutated: by its path, by a path above or below it, or by its word."""
+    """Whether a message is about what was mutated: the same level, source or probe, a path above or below, or its word."""
     told = [line.strip().split(": ")[0] for line in message.splitlines() if ": " in line]
     for changed in mutation.paths:
         dotted = ".".join(str(part) for part in changed)
+        if len(changed) > 1 and any(path.split(".")[:2] == dotted.split(".")[:2] for path in told):
+            return True
         if any(f"{path}.".startswith(f"{dotted}.") or f"{dotted}.".startswith(f"{path}.") for path in told):
             return True
         if not changed or re.search(rf"(?<!\w){re.escape(str(changed[-1]))}(?!\w)", message):
