@@ -298,7 +298,9 @@ class _Reader:
             return self._shared(raw, path, protocol)
         name = raw.get("name")
         if not isinstance(name, str):
-            self.problem(f"{path}.name", f"name one {kind} (installed: {installed}); written: {shown(name or raw)}")
+            near = "" if "name" in raw else nearest("name", map(str, raw))
+            written = shown(name if "name" in raw else raw)
+            self.problem(f"{path}.name", f"name one {kind} (installed: {installed}); written: {written}{near}")
             return None
         try:
             found = self.registry.find(kind, name).load()

@@ -170,7 +170,7 @@ def test_what_a_component_gets_are_factories_of_its_parts(many: Callable[..., St
         ({"needed": None}, "needed", "name one energy"),
         ({"needed": 3}, "needed", "written: 3"),
         ({"needed": "l3"}, "needed.name", "did you mean 'l2' or 'l1'"),
-        ({"needed": {"nam": "l2"}}, "needed.name", "written: {'nam': 'l2'}"),
+        ({"needed": {"nam": "l2"}}, "needed.name", "written: {'nam': 'l2'}, did you mean 'nam'?"),
         ({"needed": {"name": "smooth_l1", "betta": 1}}, "needed.betta", "did you mean 'beta'"),
         ({"needed": {"name": "smooth_l1", "beta": 0}}, "needed.beta", "greater than 0; written: 0"),
         ({"needed": "conv"}, "needed.name", "unknown energy 'conv'"),

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hjepa import cli, registry, study
+from hjepa import cli, optimizers, registry, study
 
 COUNT = int(os.environ.get("HJEPA_MUTATIONS", "200"))
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -228,13 +228,33 @@ def names(message: str, mutation: Mutation) -> bool:
     told = [line.strip().split(": ")[0] for line in message.splitlines() if ": " in line]
     for changed in mutation.paths:
         dotted = ".".join(str(part) for part in changed)
-        if len(changed) > 1 and any(path.split(".")[:2] == dotted.split(".")[:2] for path in told):
+        if len(changed) > 1 and f"{changed[0]}.{changed[1]}" in message:
             return True
         if any(f"{path}.".startswith(f"{dotted}.") or f"{dotted}.".startswith(f"{path}.") for path in told):
             return True
         if not changed or re.search(rf"(?<!\w){re.escape(str(changed[-1]))}(?!\w)", message):
             return True
     return False
+
+
+LABELLED = [("data",), ("levels",), ("probes",), ("train", "groups")]
+"""Mappings whose keys are a person's own."""
+
+
+def test_no_unknown_key_is_ignored(bases: list[dict[str, Any]], installed: registry.Registry) -> None:
+    """Every key of a study with every default, misspelled one after the other."""
+    whole = bases[-1]
+    keys = [path for path in places(whole) if isinstance(path[-1], str) and path[:-1] not in LABELLED]
+    assert len(keys) > 100
+    for path in keys:
+        tree = copy.deepcopy(whole)
+        above = at(tree, path[:-1])
+        above[f"{path[-1]}z"] = above.pop(path[-1])
+        read = study.parse(tree, installed)
+        told = [str(problem) for problem in read.problems + (optimizers.problems(read) if path[0] == "train" else [])]
+        dotted, key = ".".join(map(str, path[:-1])), f"{path[-1]}z"
+        about = [line for line in told if line.startswith(f"{dotted}.{key}: ".lstrip(".")) or repr(key) in line]
+        assert about, f"{dotted}.{key}: {told}"
 
 
 def test_what_is_mutated_is_valid_before(bases: list[dict[str, Any]], tmp_path: Path) -> None:
