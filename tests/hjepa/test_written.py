@@ -113,6 +113,12 @@ def test_a_study_that_is_not_there_is_a_mistake_with_the_nearest(name: str):
     assert ("did you mean 'quickstart'" in str(raised.value)) == (name == "quickstrat")
 
 
+def test_without_a_source_tree_it_is_said_where_studies_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hjepa.written.folders", lambda: [tmp_path / "studies"])
+    with pytest.raises(Mistake, match="studies come with hjepa's source tree"):
+        locate("quickstart")
+
+
 # --- extends and merging ----------------------------------------------------------------------------------------------
 
 
