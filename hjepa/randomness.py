@@ -107,16 +107,17 @@ def integers(key: Key, stream: str, low: int, high: int, shape: tuple[int, ...] 
 def permuted(index: Tensor, count: int, key: Key) -> Tensor:
     """Where the shuffle that `key` stands for puts each of `index` (R,) within [0, count).
 
-    A bijection for each key, by four Feistel rounds on the next power of four, walked until inside: any position of any epoch is
+    A bijection for each key, by Feistel rounds on the next power of four, walked until inside: any position of any epoch is
     found without the ones before it. `key` may hold one word for each index (batches that cross the end of an epoch).
     """
     half = max(1, ((count - 1).bit_length() + 1) // 2)
+    rounds = 8 if half < 8 else 4  # halves of few bits mix little in a round
     mask = (1 << half) - 1
     word = key.word.expand(index.shape)
 
     def shuffled(x: Tensor) -> Tensor:
         left, right = x >> half, x & mask
-        for turn in range(4):
+        for turn in range(rounds):
             left, right = right, left ^ (_mixed(_mixed(word + _number((turn + 1) * _GOLDEN)) + right) & mask)
         return (left << half) | right
 

@@ -66,7 +66,7 @@ class Arrays:
         native = stored.dtype.newbyteorder("=")
         values = torch.from_numpy(np.ascontiguousarray(stored.values[rows], dtype=native)).to(device)
         if key in self.streams and self.streams[key].maps:
-            values = values.float() / 255 if native == np.uint8 else values.float()
+            values = values.float().div_(255) if native == np.uint8 else values.float()
             return values if values.dim() == 5 else values[:, :, None]
         if key in self.streams or key == "actions" or native.kind == "f":
             return values.float()

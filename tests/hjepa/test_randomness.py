@@ -139,6 +139,14 @@ def test_shuffles_of_different_keys_are_different_and_all_places_are_as_likely()
     assert abs(surprise(counted((first - second) % 200, 200)[1:])) < 5
 
 
+@pytest.mark.parametrize("count", [16, 64])
+def test_neighbours_of_a_small_set_end_up_at_any_distance(count: int):
+    keys = Key.of(1).fold(torch.arange(200_000))
+    first, second = (permuted(torch.full((200_000,), index), count, keys) for index in (0, 1))
+    often = counted((second - first) % count, count)[1:].double() * (count - 1) / 200_000
+    assert float(often.max()) < 1.1
+
+
 def test_each_index_can_have_a_key_of_its_own():
     """Batches that cross the end of an epoch."""
     keys = Key.of(4).fold(torch.tensor([0, 0, 1, 1]))
@@ -163,7 +171,7 @@ UNIFORM = [
 ]
 NORMAL = [[-3.7834425, 0.6749157], [-1.294301, 0.1985738], [0.7401979, 2.9086659]]
 INTEGERS = [[36, 381], [909, 586], [852, 603]]
-PERMUTED = [5, 7, 8, 6, 2, 1, 4, 0, 9, 3]
+PERMUTED = [2, 9, 1, 0, 7, 4, 3, 5, 8, 6]
 
 
 def golden(device: str) -> None:
