@@ -27,6 +27,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,14 @@ class Checkpoint:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2) -> Path:
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int = 2, spare: Path | None = None
+) -> Path:
     """Writes a checkpoint to `folder/step-...`, then removes those before the `keep` newest whole ones up to this step.
 
-    Checkpoints of later steps, which a run that went back has yet to reach again, are left alone. Raises `Mistake`, before
-    anything is written, where a tensor or a fact cannot be stored. One process at a time saves to a folder.
+    `spare` is not removed, and checkpoints of later steps, which a run that went back has yet to reach again, are left alone.
+    Raises `Mistake`, before anything is written, where a tensor or a fact cannot be stored. One process at a time saves to a
+    folder.
     """
     if keep < 2:
         raise ValueError(f"keep={keep}: at least 2, so that there is another one when the newest is damaged")
@@ -111,7 +115,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     _write(fresh / MANIFEST, [_sealed({"version": VERSION, "step": step, "files": files})])
     sync(fresh)
     _move(fresh, place)
-    _prune(folder, place, keep)
+    _prune(folder, place, keep, spare)
     return place
 
 
@@ -226,10 +230,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _prune(folder: Path, fresh: Path, keep: int) -> None:
+def _prune(folder: Path, fresh: Path, keep: int, spare: Path | None) -> None:
     whole = 0
     for path in _places(folder):
-        if _step(path) > _step(fresh):
+        if _step(path) > _step(fresh) or path == spare:
             continue
         if whole == keep:
             _remove(path)
@@ -285,6 +289,15 @@ def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint:
     if damages:
         raise Mistake("\n  ".join([f"no intact checkpoint in {folder}:", *damages]))
     raise Mistake(f"no checkpoint in {folder}")
+
+
+def newest_where(folder: Path, step: int, fits: Callable[[dict[str, Any]], bool]) -> Path | None:
+    """Where the newest checkpoint up to `step` is whose facts fit. One whose facts cannot be read does not."""
+    for path in _places(folder):
+        with suppress(Damaged, ValueError):
+            if _step(path) <= step and fits(unflatten(json.loads(_read(path / FACTS)), {})):
+                return path
+    return None
 
 
 def _places(folder: Path) -> list[Path]:

@@ -4,13 +4,14 @@
 
 The order of the verdicts matters. A level that has shrunk to a dot keeps rounding noise of full rank, so its spectrum looks
 richer than that of a living one: how far the level spreads is asked first, in how many directions second, and only then, once
-training has had time, whether it predicts better than its trivial baseline. A low energy alone is never evidence of learning.
+training has had time, whether the level predicts better than its trivial baseline, and whether its energy knows true targets from
+wrong ones. A low energy alone is never evidence of learning.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 
 import torch
@@ -35,9 +36,21 @@ TOP_SHARE = 0.99
 """Dimensional collapse as well: one direction holds this share of the variance. Noise of 1 % of its length in the other
 directions gives a dead line in 64 dimensions an effective rank near 10, which is also that of living levels."""
 
+NO_GAP = 0.02
+"""Energy collapse: wrong targets cost less than this more than the true ones, as a share of what they or the baseline cost."""
+
+LOW_ENERGY = 0.5
+"""Energy collapse also takes a gain above this: before a predictor is good for anything, true and wrong targets cost the same."""
+
 NO_GAIN = 1e-3
 """Shortcut: a gain over the trivial baseline that is not larger than this. Both energies are of the same batch, so that no
 sampling noise lies between them."""
+
+ENERGIES = ("energy", "trivial", "shuffled")
+"""What a reading holds beside the diagnostics of embeddings."""
+
+COLLAPSES = ("complete collapse", "dimensional collapse", "energy collapse", "diverged")
+"""How the verdicts begin that no training recovers from by itself."""
 
 RELATIVE_FLOOR = 1e-5
 """Singular values below this share of the largest are noise: float32 cannot tell them from rounding."""
@@ -57,6 +70,8 @@ class Reading:
     """Mean energy of the predictions."""
     trivial: float
     """Mean energy of the level's own baseline on the same batch."""
+    shuffled: float | None = None
+    """Mean energy where each sample has the targets of another; None where the level does not say."""
 
     @property
     def gain(self) -> float:
@@ -67,6 +82,18 @@ class Reading:
         if self.trivial == 0:
             return 0.0 if self.energy == 0 else -1.0
         return 1 - self.energy / self.trivial
+
+    @property
+    def gap(self) -> float | None:
+        """(shuffled - energy) over the larger of shuffled and trivial: 0 where any target fits as well as the true one.
+
+        The baseline keeps two energies that are both nothing from looking far apart: a latent variable that carries everything
+        fits the true target and any other.
+        """
+        if self.shuffled is None:
+            return None
+        scale = max(self.shuffled, self.trivial)
+        return (self.shuffled - self.energy) / scale if scale > 0 else 0.0
 
     def variance_left(self, initial_std: float) -> float:
         """How much spread is left of the start, times how much of the scale."""
@@ -91,7 +118,7 @@ def measure(embedding: Tensor) -> dict[str, float]:
     """
     rows, floor = _on_host(embedding)
     if not rows.isfinite().all():
-        return dict.fromkeys((f.name for f in fields(Reading) if f.name not in ("energy", "trivial")), math.nan)
+        return dict.fromkeys((f.name for f in fields(Reading) if f.name not in ENERGIES), math.nan)
     centred = rows - rows.mean(0)
     values = _singular_values(centred, floor * rows.norm())
     rank = _effective_rank(values) if len(rows) > 1 else 0.0
@@ -119,12 +146,12 @@ def spectrum(embedding: Tensor) -> list[float]:
 def verdict(now: Reading, initial_std: float, settled: bool) -> str:
     """`healthy`, or words that begin with what is wrong.
 
-    `initial_std` is the level's `std` before training. `settled`: training has had time (its first tenth is over), so that a
-    prediction no better than the trivial baseline is a finding.
+    `initial_std` is the level's `std` before training. `settled`: training has had time (its first tenth is over), so that
+    energies that tell nothing are a finding.
     """
-    for name in (f.name for f in fields(now)):
-        if not math.isfinite(getattr(now, name)):
-            return f"diverged ({name} is {getattr(now, name)})"
+    for name, value in asdict(now).items():
+        if value is not None and not math.isfinite(value):
+            return f"diverged ({name} is {value})"
     if now.rank == 0:
         return "undecided (a single embedding shows no spread)"
     if now.std_ratio(initial_std) < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT:
@@ -136,7 +163,14 @@ def verdict(now: Reading, initial_std: float, settled: bool) -> str:
         return f"dimensional collapse (rank {now.rank:.1f} of {full:.0f}, {share} of the variance in one direction)"
     if settled and now.gain <= NO_GAIN:
         return f"shortcut (predicts no better than its trivial baseline: energy {now.energy:.3g}, baseline {now.trivial:.3g})"
+    if settled and now.gap is not None and now.gap < NO_GAP and now.gain > LOW_ENERGY:
+        return f"energy collapse (wrong targets cost only {_percent(max(now.gap, 0.0))} more than the true ones)"
     return "healthy"
+
+
+def collapsed(words: str) -> bool:
+    """Whether a verdict says that there is nothing left to learn with."""
+    return words.startswith(COLLAPSES)
 
 
 @lru_cache(maxsize=256)

@@ -68,6 +68,7 @@ class Train(Keys):
     checkpoint_every: Count = Field(default=100, description="steps between two checkpoints")
     keep: int = Field(default=2, ge=2, description="checkpoints that are kept")
     workers: Whole = Field(default=0, description="processes that read data; the result does not depend on it")
+    alarm: Literal["warn", "stop"] = Field(default="warn", description="what happens when a level is seen to have collapsed")
     device: str = Field(default="auto", description="auto, cpu or cuda")
     track: bool = Field(default=True, description="mirror the journal to MLflow")
 

@@ -1,17 +1,20 @@
-"""Watching every level on the same held-out samples: is it alive?"""
+"""Watching every level on the same held-out samples: is it alive, and if not, why?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 
-from hjepa import collapse
+from hjepa import alarm, collapse, effects
+from hjepa.alarm import Alarm, Facts
 from hjepa.collapse import Reading
-from hjepa.contracts import Outcome
+from hjepa.contracts import Outcome, States
+from hjepa.effects import Effect
 from hjepa.loading import Source
+from hjepa.nn.preventions import Preventions
 from hjepa.stack import Pass, Stack
 
 SAMPLES = 256
@@ -40,7 +43,7 @@ class Look:
 
 
 class Monitor:
-    """Looks at a stack, always at the same samples. `initial` is what a checkpoint keeps of it: the spread at the start."""
+    """Looks at a stack, always at the same samples. `initial` is what a checkpoint keeps of it: spread and energy at the start."""
 
     def __init__(self, stack: Stack, sources: Mapping[str, Source], device: torch.device) -> None:
         self.stack = stack
@@ -59,6 +62,7 @@ class Monitor:
         spectra: dict[str, list[float]] = {}
         for level, outcome in outcomes.items():
             readings = self._readings(outcome)
+            self._first_energy(level, float(outcome.energy.mean()))
             verdicts[level] = self._verdict(level, readings, settled)
             for name, reading in readings.items():
                 prefix = f"collapse/{level}/" + (f"{name}." if name != next(iter(readings)) else "")
@@ -67,20 +71,22 @@ class Monitor:
         return Look(metrics, verdicts, spectra)
 
     def _readings(self, outcome: Outcome) -> dict[str, Reading]:
-        energy, trivial = float(outcome.energy.mean()), float(outcome.trivial.mean())
-        return {
-            name: Reading(**collapse.measure(embedding), energy=energy, trivial=trivial)
-            for name, embedding in outcome.embeddings.items()
-        }
+        energies = {name: float(energy.mean()) for name in collapse.ENERGIES if (energy := getattr(outcome, name)) is not None}
+        return {name: Reading(**collapse.measure(embedding), **energies) for name, embedding in outcome.embeddings.items()}
 
     def _diagnostics(self, level: str, name: str, reading: Reading) -> dict[str, float]:
         start = self._start(level, name, reading)
-        left = {"std_ratio": reading.std_ratio(start), "variance_left": reading.variance_left(start)}
-        return {**asdict(reading), "gain": reading.gain, **left}
+        found = {**asdict(reading), "gain": reading.gain, "gap": reading.gap}
+        found |= {"std_ratio": reading.std_ratio(start), "variance_left": reading.variance_left(start)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _start(self, level: str, name: str, reading: Reading) -> float:
         """The spread of the first look."""
         return self.initial.setdefault(f"{level}/{name}", reading.std)
+
+    def _first_energy(self, level: str, energy: float) -> float:
+        """The energy of the first look."""
+        return self.initial.setdefault(f"{level}.energy", energy)
 
     def _verdict(self, level: str, readings: dict[str, Reading], settled: bool) -> str:
         """The first embedding that is not healthy speaks for the level."""
@@ -89,3 +95,43 @@ class Monitor:
             if words != "healthy":
                 return words if len(readings) == 1 else f"{words} in {name}"
         return "healthy"
+
+    # --- why ---
+
+    def alarms(self, look: Look, before: Mapping[str, str], step: int) -> list[Alarm]:
+        """An alarm for each level that has collapsed since its verdict `before`."""
+        levels = alarm.sounded(before, look.verdicts)
+        found = self.effects(step, levels) if levels else {}
+        return [alarm.raised(level, self._facts(level, look, found[level], step)) for level in levels]
+
+    def effects(self, step: int, levels: Sequence[str] | None = None) -> dict[str, dict[str, Effect]]:
+        """level -> `<level>/<term>` -> what the term does to the level."""
+        return effects.measured(self.stack, self.batches, step, self.stack.trained if levels is None else levels)
+
+    def _facts(self, level: str, look: Look, found: Mapping[str, Effect], step: int) -> Facts:
+        node, made = self.stack.nodes[level], self.stack.level(level)
+        lists = [module for module in made.modules() if isinstance(module, Preventions)]
+        prefixes = tuple(f"{level}/{name}." for one in lists for name in one.names)
+        with at_rest(self.stack):
+            below = Pass(self.stack, self.batches, step, whole=True).here(level).below
+        energy, first = look.metrics[f"collapse/{level}/energy"], self.initial[f"{level}.energy"]
+        return Facts(
+            verdict=look.verdicts[level],
+            energy_left=energy / first if first > 0 else 1.0,
+            varies=_varies(below),
+            reads={name: look.verdicts[name] for name in node.reads if name in look.verdicts},
+            effects=found,
+            own=tuple(name for name in found if name.startswith(prefixes)),
+            giving=next((one.giving for one in lists if one.giving), None),
+            latent=bool(self.stack.composer.spec(level, node.source).latent),
+        )
+
+
+def _varies(below: States) -> float:
+    """How much of the scale of what a level reads is spread over samples and steps; the largest share of its parts."""
+    streams = [below.tokens, *below.maps] if below.tokens.numel() else below.maps
+    shares = [_varies(part) for part in below.parts]
+    for rows in (stream.flatten(0, 1).flatten(1).double() for stream in streams):
+        rms = rows.square().mean().sqrt()
+        shares.append(float((rows - rows.mean(0)).square().mean().sqrt() / rms) if rms > 0 else 0.0)
+    return max(shares, default=0.0)

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hjepa import checkpoint, distributed, loading, optimizers, runs
+from hjepa.collapse import collapsed
 from hjepa.contracts import Batch, Outcome
+from hjepa.effects import Effect, plain
 from hjepa.errors import Mistake
 from hjepa.evaluate import evaluate
 from hjepa.journal import Journal, read
@@ -33,6 +35,14 @@ class Diverged(Exception):
     """Training stopped before a gradient that is not finite reached the weights."""
 
 
+class Halt(Exception):
+    """Raised by whoever watches a training: it ends in good order, unfinished and not to be resumed, and the run says how."""
+
+    def __init__(self, outcome: str) -> None:
+        self.outcome = outcome
+        super().__init__(outcome)
+
+
 @dataclass
 class Result:
     """How a training ended, and what is known of it."""
@@ -45,6 +55,8 @@ class Result:
     seconds: float = 0.0
     verdicts: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    effects: dict[str, dict[str, Effect]] = field(default_factory=dict)
+    """level -> `<level>/<term>` -> what the term does to the level at the end."""
     draws: list[Callable[[Any], None]] = field(default_factory=list)
 
 
@@ -78,7 +90,7 @@ class Trainer:
                 self.done = step + 1
                 last = self.done == train.steps
                 if self.done % train.log_every == 0 or self.done % train.diagnose_every == 0 or last:
-                    progress(self, self._record(journal, outcomes))
+                    progress(self, self._record(journal, outcomes, last))
                 stopping = distributed.anywhere(bool(signals))
                 if self.done % train.checkpoint_every == 0 or last or stopping:
                     self.save(journal)
@@ -125,10 +137,21 @@ class Trainer:
             self._look()
             journal.metrics(0, self.look.metrics)
             journal.event("verdicts", 0, verdicts=self.look.verdicts, spectra=self.look.spectra)
+            self._sound(journal, {})
 
     def _look(self) -> None:
         seed_default_generators(self.study.seed, "look", self.done)
         self.look = self.monitor.look(self.done, settled=self.done >= SETTLED * self.study.train.steps)
+
+    def _sound(self, journal: Journal | Unwritten, before: Mapping[str, str]) -> None:
+        """Says of each level that has collapsed since the look before why it has, and stops where the study wants that."""
+        for alarm in self.monitor.alarms(self.look, before, self.done):
+            last = self._last_healthy()
+            journal.event("alarm", self.done, **alarm.facts(), healthy=last.name if last else None)
+            advice = f"\n  the last checkpoint before any level collapsed: {last}" if last else ""
+            self.say(f"step {self.done}: {alarm}{advice}")
+            if self.study.train.alarm == "stop":
+                raise Halt("collapsed")
 
     def looked(self) -> dict[str, float]:
         """The diagnostics of where training stands."""
@@ -136,12 +159,14 @@ class Trainer:
             self._look()
         return self.look.metrics
 
-    def probed(self, only: str | None) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
-        """What the probes say of the stack, beside the same stack before training."""
+    def probed(
+        self, only: str | None, held: str = "test", untrained: bool = True
+    ) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
+        """What the probes say of the stack on a held-out split, beside the same stack before training where that is asked for."""
         datasets = {label: source.dataset for label, source in self.sources.items()}
-        fresh = new_stack(self.study, datasets, self.device)
+        fresh = new_stack(self.study, datasets, self.device) if untrained else None
         seed_default_generators(self.study.seed, "probes")
-        return evaluate(self.study, self.stack, fresh, self.sources, self.device, only)
+        return evaluate(self.study, self.stack, fresh, self.sources, self.device, only, held)
 
     @property
     def clocks(self) -> dict[str, int]:
@@ -153,8 +178,9 @@ class Trainer:
         """How many samples a step reads."""
         return sum(source.keys.batch for source in self.sources.values())
 
-    def _record(self, journal: Journal | Unwritten, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    def _record(self, journal: Journal | Unwritten, outcomes: Mapping[str, Outcome], last: bool) -> dict[str, float]:
         """One record of this step, read from the device at once."""
+        before = self.look.verdicts
         named = {"gradient_norm": self.norm}
         for level, outcome in outcomes.items():
             named |= {f"loss/{level}/{term}": value for term, value in outcome.terms.items()}
@@ -162,13 +188,13 @@ class Trainer:
             named |= {f"logs/{level}/{name}": value for name, value in outcome.logs.items()}
         values = read_once(named)
         values["lr"] = float(self.optimizer.optimizer.param_groups[0]["lr"])
-        if self.done % self.study.train.diagnose_every == 0 or self.done == self.study.train.steps:
-            before = self.look.verdicts
+        if self.done % self.study.train.diagnose_every == 0 or last:
             self._look()
             values |= self.look.metrics
-            if before != self.look.verdicts or self.done == self.study.train.steps:
+            if before != self.look.verdicts or last:
                 journal.event("verdicts", self.done, verdicts=self.look.verdicts, spectra=self.look.spectra)
         journal.metrics(self.done, values)
+        self._sound(journal, before)
         return values
 
     # --- what is kept ---
@@ -178,12 +204,17 @@ class Trainer:
         if distributed.rank() == 0:
             tensors, facts = self.state()
             facts["records"] = journal.mark()["n"]
-            path = checkpoint.save(self.run.checkpoints, self.done, tensors, facts, self.study.train.keep)
+            spare = None if _is_healthy(facts) else self._last_healthy()
+            path = checkpoint.save(self.run.checkpoints, self.done, tensors, facts, self.study.train.keep, spare)
             self.tell("checkpoint_saved", checkpoint=path)
         self.saved = self.done
 
+    def _last_healthy(self) -> Path | None:
+        """The newest checkpoint at which no level had been seen to have collapsed."""
+        return checkpoint.newest_where(self.run.checkpoints, self.done, _is_healthy)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Parameters and buffers, the optimizer's moments, the spread of each level at the start, and the last verdicts."""
+        """Parameters and buffers, the optimizer's moments, how each level was at the start, and what was last seen of it."""
         tensors = {f"model/{name}": tensor for name, tensor in unique_state(self.stack).items()}
         moments, skeleton = checkpoint.flatten(self.optimizer.optimizer.state_dict()["state"], "optimizer")
         facts = {"optimizer": skeleton, "initial": self.monitor.initial, "verdicts": self.look.verdicts}
@@ -217,6 +248,10 @@ class Trainer:
         if not bad:
             bad = ["every term is finite, but " + (f"the gradient of {named[0]} is not" if named else "too large")]
         raise Diverged(f"step {step + 1}: the gradient is not finite, and the weights were left as they are. {'; '.join(bad)}")
+
+
+def _is_healthy(facts: Mapping[str, Any]) -> bool:
+    return not any(map(collapsed, facts.get("verdicts", {}).values()))
 
 
 def kept_buffers(stack: Stack) -> list[Tensor]:
@@ -270,9 +305,16 @@ Draw = Callable[[Result], object]
 
 
 def train(
-    study: Study, run: runs.Run, registry: Registry, resume: bool, say: Callable[[str], None], progress: Progress, draw: Draw
+    study: Study,
+    run: runs.Run,
+    registry: Registry,
+    resume: bool,
+    say: Callable[[str], None],
+    progress: Progress,
+    draw: Draw,
+    held: str = "test",
 ) -> Result:
-    """Trains in the folder of a run, evaluates at the end, and leaves a journal that says all of it."""
+    """Trains in the folder of a run, evaluates at the end on the split `held`, and leaves a journal that says all of it."""
     begun = time.monotonic()
     with interruptible(), written(run) as journal:
         trainer = Trainer(study, run, registry, say)
@@ -281,16 +323,17 @@ def train(
         try:
             result.outcome = trainer.train(journal, progress)
             if result.outcome == "done":
-                _evaluated(trainer, journal, result)
-                result.seconds = time.monotonic() - begun
-                if distributed.rank() == 0:
-                    draw(result)
+                _evaluated(trainer, journal, result, held)
+        except Halt as halt:
+            result.outcome, result.metrics = halt.outcome, trainer.looked()
         except KeyboardInterrupt:
             result.outcome = "stopped"
         except BaseException as error:
             _finished(trainer, journal, "failed", error=f"{type(error).__name__}: {error}")
             raise
-        result.step, result.verdicts = trainer.saved, trainer.look.verdicts
+        result.step, result.verdicts, result.seconds = trainer.saved, trainer.look.verdicts, time.monotonic() - begun
+        if result.metrics and distributed.rank() == 0:
+            draw(result)
         _finished(trainer, journal, result.outcome)
     return result
 
@@ -364,12 +407,13 @@ def _finished(trainer: Trainer, journal: Journal | Unwritten, outcome: str, **fa
     trainer.tell("run_finished", outcome=outcome)
 
 
-def _evaluated(trainer: Trainer, journal: Journal | Unwritten, result: Result) -> None:
+def _evaluated(trainer: Trainer, journal: Journal | Unwritten, result: Result, held: str) -> None:
     """The last diagnostics, and what the probes say."""
     result.metrics = trainer.looked()  # in every process: preventions may ask all of them
-    result.verdicts = trainer.look.verdicts
+    result.verdicts, result.effects = trainer.look.verdicts, trainer.monitor.effects(trainer.done)
+    journal.event("effects", trainer.done, effects={level: plain(found) for level, found in result.effects.items()})
     if distributed.rank() == 0:
-        scores, result.draws = trainer.probed(None)
+        scores, result.draws = trainer.probed(None, held)
         journal.metrics(trainer.done, scores)
         result.metrics = result.metrics | scores
         trainer.tell("evaluated", metrics=scores)

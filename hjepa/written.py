@@ -39,14 +39,16 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"a study has no tags; written: {event.tag!r}", event.start_mark)
         return super().compose_node(parent, index)  # type: ignore[no-any-return, no-untyped-call]
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, and not where values are made: there what `<<` merges stands beside what overrides it.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
         seen: set[str] = set()
         for key_node, _ in node.value:
-            key = str(self.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+            key = str(key_node.value)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 # YAML 1.1 takes 1e-4 for a word; everybody who writes it means the number

@@ -26,13 +26,19 @@ class Preventions(nn.Module):
         giving = [name for name, member in self._members.items() if hasattr(member, "targets")]
         if len(giving) > 1:
             raise ValueError(f"{' and '.join(giving)} both give targets: keep one of them")
-        self._giving = giving[0] if giving else None
+        self.giving = giving[0] if giving else None
+        """The one that gives targets; None where the level's own states are the targets, with gradient."""
         self.parts = nn.ModuleDict({name: part for name, part in self._members.items() if isinstance(part, nn.Module)})
+
+    @property
+    def names(self) -> list[str]:
+        """Of all of them, in order."""
+        return list(self._members)
 
     @property
     def gives_targets(self) -> bool:
         """Whether targets come from a prevention, and not from the level's own states with gradient."""
-        return self._giving is not None
+        return self.giving is not None
 
     def bind(self, encoder: Any) -> None:
         """Shows the level's encoder, once, after its parameters were initialised."""
@@ -42,7 +48,7 @@ class Preventions(nn.Module):
 
     def targets(self, here: Here) -> States:
         """What predictions are compared with; without a prevention for it the level's own states, with gradient."""
-        return here.states if self._giving is None else self._members[self._giving].targets(here)
+        return here.states if self.giving is None else self._members[self.giving].targets(here)
 
     def after_step(self, step: int) -> None:
         """For those that are no modules; the stack finds the others itself."""

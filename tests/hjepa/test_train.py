@@ -189,7 +189,7 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     found = left(tmp_path / "run")
     assert [step for _, step, _ in found.records] == [0, 2, 3, 4, 4]
     assert found.events[:2] == [("started", 0), ("verdicts", 0)]
-    assert found.events[-2:] == [("verdicts", 4), ("finished", 4)]
+    assert found.events[-3:] == [("verdicts", 4), ("effects", 4), ("finished", 4)]
     _, look, log, both, _ = (set(metrics) for _, _, metrics in found.records)
     terms = {"loss/frame/prediction", "loss/frame/vicreg.std", "loss/moment/sigreg.normal", "gradient_norm", "lr"}
     assert terms | {"energy/frame", "trivial/moment"} <= log == both - {name for name in both if name.startswith("collapse/")}

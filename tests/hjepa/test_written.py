@@ -11,7 +11,7 @@ import yaml
 from hjepa.errors import Mistake
 from hjepa.registry import Registry, load
 from hjepa.study import Study, read
-from hjepa.written import locate, merged
+from hjepa.written import data_of, locate, merged
 
 STUDIES = Path(__file__).parents[2] / "studies"
 LEVEL = {"name": "forecast", "encoder": "conv", "predictor": "causal", "energy": "l2"}
@@ -256,3 +256,10 @@ def test_an_override_that_leads_nowhere_is_said_with_its_key(
     messages = told(overridden(tmp_path, installed, override))
     assert list(messages) == [path]
     assert said in messages[path]
+
+
+def test_a_mapping_can_build_on_another_of_its_file(tmp_path: Path) -> None:
+    text = "base: &base {a: 1, b: {c: 2}}\nover: &over {<<: *base, a: 3}\nthird: {<<: *over, b: 4}\n"
+    (tmp_path / "merged.yaml").write_text(text)
+    raw, _ = data_of(tmp_path / "merged.yaml", (), [])
+    assert raw == {"base": {"a": 1, "b": {"c": 2}}, "over": {"a": 3, "b": {"c": 2}}, "third": {"a": 3, "b": 4}}
