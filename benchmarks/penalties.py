@@ -20,9 +20,9 @@ from hjepa.randomness import Key, normal
 from hjepa_prevention.sigreg import Sigreg
 from hjepa_prevention.vicreg import Vicreg
 
-SHAPES = ((1536, 64), (256, 2048), (2048, 512))
-"""Rows and width: the quickstart's frames, wide with few rows, and narrow with many."""
-SLICES, KNOTS, REACH = 256, 17, 3.0
+SHAPES = ((1536, 64, 256), (256, 2048, 256), (2048, 512, 1024))
+"""Rows, width and slices: the quickstart's frames, wide with few rows, and narrow with many, with as many slices as LeJEPA's."""
+KNOTS, REACH = 17, 3.0
 KEY = Key.of(0, "penalties")
 
 Loss = Callable[[Tensor], Tensor]
@@ -37,8 +37,8 @@ def plain_vicreg(x: Tensor) -> Tensor:
     return 10 * (1 - (variance + 1e-4).sqrt()).relu().mean() + 100 * between
 
 
-def plain_sigreg(x: Tensor) -> Tensor:
-    lines = nn.functional.normalize(normal(KEY.on(x.device), "slices", (x.shape[1], SLICES)), dim=0)
+def plain_sigreg(slices: int, x: Tensor) -> Tensor:
+    lines = nn.functional.normalize(normal(KEY.on(x.device), "slices", (x.shape[1], slices)), dim=0)
     knots = torch.linspace(0, REACH, KNOTS, device=x.device)
     wanted = torch.exp(-knots.square() / 2)
     waves = (x @ lines)[..., None] * knots
@@ -78,11 +78,12 @@ def kept(loss: Loss, x: Tensor) -> float:
 
 
 def measure(bench: Bench) -> None:
-    for rows, width in ((32, 16),) if bench.quick else SHAPES:
+    for rows, width, slices in ((32, 16, 8),) if bench.quick else SHAPES:
         x = torch.randn(rows, width, device=bench.device, requires_grad=True)
-        vicreg, sigreg = Vicreg(Spec(width=width)), Sigreg(Spec(width=width), slices=SLICES, knots=KNOTS, reach=REACH)
-        for name, component, plain in (("VICReg", vicreg, plain_vicreg), ("SIGReg", sigreg, plain_sigreg)):
-            compare(bench, f"{name} {rows} x {width}", partial(of_component, component), plain, x)
+        vicreg, sigreg = Vicreg(Spec(width=width)), Sigreg(Spec(width=width), slices=slices, knots=KNOTS, reach=REACH)
+        compare(bench, f"VICReg {rows} x {width}", partial(of_component, vicreg), plain_vicreg, x)
+        of_sigreg, plain = partial(of_component, sigreg), partial(plain_sigreg, slices)
+        compare(bench, f"SIGReg {rows} x {width}, {slices} slices", of_sigreg, plain, x)
 
 
 def compare(bench: Bench, name: str, own: Loss, plain: Loss, x: Tensor) -> None:

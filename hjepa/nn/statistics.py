@@ -6,12 +6,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hjepa.distributed import gather_rows, sum_ranks, world
 from hjepa.errors import Mistake
 
 Over = Literal["all", "step", "batch", "time"]
 """Which embeddings are the samples of one statistic; where there are several statistics, their mean counts."""
+
+SHORTEST = 1e-4
+"""Vectors shorter than this have no direction."""
 
 
 def grouped(embedding: Tensor, over: Over) -> Tensor:
@@ -31,6 +35,22 @@ def grouped(embedding: Tensor, over: Over) -> Tensor:
     if over == "batch":
         return embedding[:, 0].reshape(1, -1, width)
     return embedding.transpose(1, 2).flatten(0, 1)
+
+
+def samples(embedding: Tensor, over: Over) -> Tensor:
+    """The embeddings of all ranks, `grouped`. The groups of `time` lie within samples: no rank needs another's rows."""
+    return grouped(embedding if over == "time" else gather_rows(embedding), over)
+
+
+def row_mean(x: Tensor) -> Tensor:
+    """The mean of all numbers of x of all ranks, as the share of this rank: their mean over ranks is the value; 0 of nothing."""
+    count = sum_ranks(x.new_full((), x.numel()))
+    return x.sum() * (world() / count.clamp(min=1))
+
+
+def unit(x: Tensor) -> Tensor:
+    """(..., D), each vector of length 1, in float32 at least; those shorter than `SHORTEST` shrink towards 0 instead."""
+    return nn.functional.normalize(at_least_float32(x), dim=-1, eps=SHORTEST)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -17,15 +17,16 @@ class Ema(nn.Module):
 
     The teacher begins as a copy of the encoder, is always in evaluation mode and never has a gradient.
 
+    It slows collapse down and does not exclude it: a constant state is still a perfect prediction, complete and dimensional
+    collapse both stay minima, and what keeps training away from them is the predictor between the two. Watch the verdict.
+
     momentum: how much of the teacher stays at a step, in [0, 1]; may be scheduled. I-JEPA's schedule is
         `{from: 0.996, to: 1.0, shape: linear}`.
     """
 
     def __init__(self, spec: Spec, *, momentum: Schedule = Schedule.of(0.996)) -> None:
         super().__init__()
-        if not (0 <= momentum.first <= 1 and 0 <= momentum.last <= 1):
-            raise ValueError(f"momentum must stay in [0, 1]; it goes from {momentum.first} to {momentum.last}")
-        self.momentum = momentum
+        self.momentum = share("momentum", momentum)
         self.teacher: nn.Module = nn.Identity()
         self._online: tuple[nn.Module, ...] = ()
 
@@ -49,11 +50,18 @@ class Ema(nn.Module):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         (online,) = self._online
-        _blend(list(self.teacher.parameters()), list(online.parameters()), self.momentum(step))
-        _blend(list(self.teacher.buffers()), list(online.buffers()), 0.0)
+        blend(list(self.teacher.parameters()), list(online.parameters()), self.momentum(step))
+        blend(list(self.teacher.buffers()), list(online.buffers()), 0.0)
 
 
-def _blend(kept: list[Tensor], fresh: Iterable[Tensor], momentum: float) -> None:
+def share(name: str, schedule: Schedule) -> Schedule:
+    """The schedule, if it stays in [0, 1]. ValueError where it does not."""
+    if not (0 <= schedule.first <= 1 and 0 <= schedule.last <= 1):
+        raise ValueError(f"{name} must stay in [0, 1]; it goes from {schedule.first} to {schedule.last}")
+    return schedule
+
+
+def blend(kept: list[Tensor], fresh: Iterable[Tensor], momentum: float) -> None:
     """kept = momentum * kept + (1 - momentum) * fresh, in place; 0 and 1 to the last bit, which interpolation misses for -0."""
     if not kept or momentum == 1:
         return

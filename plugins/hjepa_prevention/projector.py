@@ -8,6 +8,11 @@ from itertools import pairwise
 from torch import nn
 
 
+def projected(width: int, widths: Sequence[int]) -> int:
+    """How wide a vector of `width` is behind the projector of these widths."""
+    return widths[-1] if widths else width
+
+
 def projector(width: int, widths: Sequence[int]) -> nn.Sequential:
     """A perceptron from `width` over `widths`; nothing at all without widths.
 

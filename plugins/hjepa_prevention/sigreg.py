@@ -26,6 +26,9 @@ class Sigreg(nn.Module):
     embeddings on a random line, new at every step. The loss is the mean over lines. The gradient fades where |h| is far above
     `reach`: embeddings should begin at a scale of about 1.
 
+    It prevents complete and dimensional collapse, and fixes the scale. It looks at the embeddings only: what is spread may still
+    be noise, or the slowest feature of the input. Embeddings that are exactly equal have equal gradients and are never parted.
+
     weight: of the term. LeWM (arXiv 2603.19312) takes 0.1 `over: step` with 1024 slices, and finds 0.01 to 0.2 to work.
     slices: random lines a step; 256 in LeJEPA's minimal program, 1024 in its experiments.
     knots: nodes in [0, reach], both ends included; the negative half is the same.

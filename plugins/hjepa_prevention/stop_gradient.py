@@ -10,7 +10,8 @@ from hjepa.contracts import Here, Spec, States
 class StopGradient(nn.Module):
     """Predictions learn to reach the states; the states do not come to meet them.
 
-    It slows collapse down and does not exclude it: a constant state is still a perfect prediction. Watch the verdict.
+    It slows collapse down and does not exclude it: a constant state is still a perfect prediction, complete and dimensional
+    collapse both stay minima, and what keeps training away from them is the predictor between the two. Watch the verdict.
     """
 
     def __init__(self, spec: Spec) -> None:

@@ -1,4 +1,4 @@
-"""Variance and covariance of VICReg (arXiv 2105.04906, equations 1 to 4): every dimension varies, no two of them together."""
+"""VICReg (arXiv 2105.04906, equations 1 to 6): every dimension varies, no two of them together, and two views agree."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hjepa.contracts import Count, Here, NonNegative, Pair, Positive, Spec
-from hjepa.distributed import gather_rows
-from hjepa.nn.statistics import Over, at_least_float32, grouped, without_autocast
+from hjepa.nn.statistics import Over, at_least_float32, row_mean, samples, without_autocast
 from hjepa_prevention.projector import projector as make_projector
 
 
 class Vicreg(nn.Module):
     """A hinge on the standard deviation of each dimension, and the squared covariances of all pairs of dimensions.
 
-    The defaults are those of EB-JEPA on video (arXiv 2602.03604). The paper's 25, 25, 1 are, over an energy of weight 1,
-    `std: 1, cov: 0.04, covariance_by: dimension` for each of two views. PLDM's code has `over: batch, covariance_by: pair`.
+    Together they prevent complete and dimensional collapse. The hinge alone keeps the spread and lets every dimension say the
+    same; the covariances alone are minimised by collapse. Both look at the embeddings only: what is spread may still be noise, or
+    the slowest feature of the input. Embeddings that are exactly equal have equal gradients and are never parted.
 
+    The defaults are those of EB-JEPA on video (arXiv 2602.03604). The paper's 25, 25, 1 are, over an energy of weight 1,
+    `std: 1, cov: 0.04, covariance_by: dimension` for each of two views; with a projector `inv: 25, std: 25, cov: 1` over an
+    energy of weight 0. PLDM's code has `over: batch, covariance_by: pair`.
+
+    inv: weight of the mean squared distance of prediction and target behind the projector; 0 leaves it out. Alone it is
+        minimised by collapse.
     std: weight of the hinge; 0 leaves it out.
-    cov: weight of the covariances; 0 leaves them out. Alone they are smallest where everything has collapsed.
+    cov: weight of the covariances; 0 leaves them out.
     gamma: the standard deviation that each dimension shall have at least.
     epsilon: added to each variance before its root, which has no gradient at 0.
     over: the samples of one statistic: `all` rows, each `step` by itself, the first step of the `batch`, or the steps of each
@@ -35,6 +41,7 @@ class Vicreg(nn.Module):
         self,
         spec: Spec,
         *,
+        inv: NonNegative = 0.0,
         std: NonNegative = 10.0,
         cov: NonNegative = 100.0,
         gamma: Positive = 1.0,
@@ -44,24 +51,30 @@ class Vicreg(nn.Module):
         projector: tuple[Count, ...] = (),
     ) -> None:
         super().__init__()
-        self.std, self.cov, self.gamma, self.epsilon = std, cov, gamma, epsilon
+        self.inv, self.std, self.cov, self.gamma, self.epsilon = inv, std, cov, gamma, epsilon
         self.over, self.covariance_by = over, covariance_by
         self.projector = make_projector(spec.width, projector)
 
     def terms(self, pair: Pair, here: Here) -> dict[str, Tensor]:
-        """`std` and `cov`, weighted."""
+        """`inv`, `std` and `cov`, weighted."""
         embedding = at_least_float32(self.projector(pair.embedding))
         with without_autocast(embedding):
-            # The groups of `time` lie within samples: no rank needs another's rows.
-            rows = grouped(embedding if self.over == "time" else gather_rows(embedding), self.over)
+            rows = samples(embedding, self.over)
             centred = rows - rows.mean(1, keepdim=True)
             squares, freedom = centred.square().sum(1), max(1, rows.shape[1] - 1)
             terms = {}
+            if self.inv:
+                terms["inv"] = self.inv * row_mean(self._squared_distance(pair))
             if self.std:
                 terms["std"] = self.std * (self.gamma - (squares / freedom + self.epsilon).sqrt()).relu().mean()
             if self.cov:
                 terms["cov"] = self.cov * (self._off_diagonal(centred, squares) / freedom**2).mean()
             return terms
+
+    def _squared_distance(self, pair: Pair) -> Tensor:
+        """(..., D) behind the projector."""
+        prediction, target = (at_least_float32(self.projector(x)) for x in (pair.prediction, pair.target))
+        return (prediction - target).square()
 
     def _off_diagonal(self, centred: Tensor, squares: Tensor) -> Tensor:
         """(groups,): the squared entries of X'X off its diagonal, from all of them less those on it."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hjepa.errors import Mistake
-from hjepa.nn.statistics import at_least_float32, grouped, without_autocast
+from hjepa.nn.statistics import at_least_float32, grouped, row_mean, unit, without_autocast
 
 B, T, N, D = 2, 3, 4, 5
 
@@ -55,3 +55,11 @@ def test_matrix_products_keep_their_precision_on_devices_with_autocast_and_witho
         x = torch.ones(2, 2, device=device)
         with torch.autocast("cpu", torch.bfloat16), without_autocast(x):
             assert (x @ x).dtype == torch.float32
+
+
+def test_the_mean_of_nothing_is_zero_and_zero_vectors_have_no_direction() -> None:
+    assert row_mean(torch.zeros(0, 3)) == 0
+    assert torch.equal(row_mean(torch.arange(6.0).view(2, 3)), torch.tensor(2.5))
+    z = torch.tensor([[3.0, 4], [0, 0], [3e-5, 4e-5]], dtype=torch.bfloat16)
+    assert unit(z).dtype == torch.float32
+    torch.testing.assert_close(unit(z).norm(dim=1), torch.tensor([1, 0, 0.5]), atol=0.01, rtol=0)
