@@ -23,10 +23,17 @@ from hjepa.journal import sync
 from hjepa.registry import Registry
 from hjepa.study import Study
 
-FREE = ("train.workers.", "train.device.", "train.keep.", "train.checkpoint_every.", "train.track.", "evaluate.", "probes.")
+FREE = (
+    *("train.workers.", "train.device.", "train.keep.", "train.checkpoint_every.", "train.track.", "train.alarm."),
+    *("evaluate.", "probes.", "search."),
+)
 """What may differ when a run is resumed: nothing that training depends on."""
-UNFINISHED = ("study.yaml", "versions.json", ".resolved.yaml")
+UNFINISHED = ("study.yaml", "versions.json", ".resolved.yaml", "trial.json")
 """All that a run holds that ended before it was one."""
+
+
+class Busy(Mistake):
+    """Somebody else trains there."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Run:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: that one would live on in orphaned workers
             except OSError:
-                raise Mistake(f"{self.path}: another process is training in this folder") from None
+                raise Busy(f"{self.path}: another process is training in this folder") from None
             yield
 
     def resolved(self) -> dict[str, Any]:
@@ -81,10 +88,15 @@ def create(study: Study, out: Path | None, registry: Registry) -> Run:
         raise Mistake(f"{path} is not empty: give --resume to go on with the run in it, or another --out")
     (path / "study.yaml").write_text(study.text)
     (path / "versions.json").write_text(json.dumps({"run_id": uuid.uuid4().hex, **versions(registry)}, indent=1))
+    write_resolved(study, path)
+    return Run(path.resolve())
+
+
+def write_resolved(study: Study, path: Path) -> None:
+    """The study with every default, at once."""
     (path / ".resolved.yaml").write_text(yaml.safe_dump(study.resolved(), sort_keys=False))
     sync(path / ".resolved.yaml")
     (path / ".resolved.yaml").rename(path / "resolved.yaml")
-    return Run(path.resolve())
 
 
 def _free(base: Path) -> Path:

@@ -19,12 +19,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from hjepa import contracts
+from hjepa import contracts, search
 from hjepa.contracts import Build
 from hjepa.errors import Mistake, Problem, StudyMistake, listed, nearest
 from hjepa.keys import Evaluate, LevelKeys, SourceKeys, Train
 from hjepa.options import adapter, holds_build, options_of
 from hjepa.registry import Registry, unmet
+from hjepa.search import Search
 from hjepa.written import data_of, locate, shown
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
@@ -129,12 +130,14 @@ class Study:
     probes: dict[str, Component] = field(default_factory=dict)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    search: Search | None = None
     problems: list[Problem] = field(default_factory=list)
     order: dict[str, list[str]] = field(default_factory=lambda: {"data": [], "levels": [], "probes": []})
     """Every label as written, those of what could not be understood too: what follows from that is no mistake of its own."""
 
     def resolved(self) -> dict[str, Any]:
         """The study with every default, as plain YAML data; reading it again gives the same study."""
+        searched = {} if self.search is None else {"search": self.search.model_dump(mode="json")}
         return {
             "seed": self.seed,
             "data": {label: _owned(plan, transforms=_written(plan.transforms)) for label, plan in self.sources.items()},
@@ -142,6 +145,7 @@ class Study:
             "train": self.train.model_dump(mode="json"),
             "evaluate": self.evaluate.model_dump(mode="json"),
             "probes": {label: probe.written() for label, probe in self.probes.items()},
+            **searched,
         }
 
     def complain(self) -> None:
@@ -182,7 +186,7 @@ class _Reader:
     into: Study
     steps: int = 1
 
-    TOP = ("seed", "data", "levels", "train", "evaluate", "probes")
+    TOP = ("seed", "data", "levels", "train", "evaluate", "probes", "search")
 
     def problem(self, path: str, message: str) -> None:
         self.into.problems.append(Problem(path, message))
@@ -203,6 +207,8 @@ class _Reader:
             probe = self._component(value, contracts.Probe, f"probes.{label}")
             if isinstance(probe, Component):
                 into.probes[label] = probe
+        if raw.get("search") is not None:
+            into.search = search.read(raw["search"], self._keys)
         self._shares()
         return into
 
