@@ -14,4 +14,6 @@ if TYPE_CHECKING:
 def register(components: Components) -> None:
     """The datasets of this family."""
     components.add("dataset", "moving_digits", "hjepa_data.moving_digits:MovingDigits")
+    components.add("dataset", "digits", "hjepa_data.digits:Digits")
+    components.add("dataset", "branches", "hjepa_data.branches:Branches")
     components.add("dataset", "arrays", "hjepa_data.arrays:Arrays")

@@ -14,3 +14,4 @@ if TYPE_CHECKING:
 def register(components: Components) -> None:
     components.add("level", "forecast", "hjepa_forecast.forecast:Forecast")
     components.add("predictor", "causal", "hjepa_forecast.causal:Causal")
+    components.add("predictor", "mlp", "hjepa_forecast.mlp:StepMLP")

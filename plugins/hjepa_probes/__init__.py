@@ -14,3 +14,6 @@ if TYPE_CHECKING:
 def register(components: Components) -> None:
     """Every probe of the family."""
     components.add("probe", "regression", "hjepa_probes.regression:Regression")
+    components.add("probe", "linear", "hjepa_probes.linear:Linear")
+    components.add("probe", "knn", "hjepa_probes.knn:Knn")
+    components.add("probe", "futures", "hjepa_probes.futures:Futures")

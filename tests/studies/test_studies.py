@@ -10,7 +10,7 @@ from hjepa import optimizers, registry, runs, stack, train
 from hjepa.study import read
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
-SMALL = ("train.steps=2", "train.diagnose_every=1", "evaluate.samples=8", "data.video.batch=2", "data.video.held_out=16")
+SMALL = ("train.steps=2", "train.diagnose_every=1", "evaluate.samples=8")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -19,7 +19,8 @@ def test_every_study_runs(path: Path, tmp_path: Path) -> None:
     full = read(str(path), (), plugins)
     full.problems += optimizers.problems(full)
     stack.check(full)
-    study = read(str(path), SMALL, plugins)
+    few = [f"data.{label}.{key}" for label in full.sources for key in ("batch=2", "held_out=16")]
+    study = read(str(path), [*SMALL, *few], plugins)
     study.complain()
     run = runs.create(study, tmp_path / "run", plugins)
     result = train.train(study, run, plugins, False, print, lambda trainer, values: None, lambda result: None)

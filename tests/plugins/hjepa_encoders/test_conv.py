@@ -110,3 +110,43 @@ def test_black_images_and_autocast_stay_finite(conv: Conv) -> None:
         tokens = conv(_states(torch.zeros(1, 2, 2, 32, 24))).tokens
     tokens.float().square().sum().backward()
     assert tokens.isfinite().all() and all(weight.grad.isfinite().all() for weight in conv.parameters())
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_pooled_it_says_what_is_there_and_not_where(pool: bool) -> None:
+    """A patch far from the borders, a multiple of the encoder's own stride away."""
+    torch.manual_seed(0)
+    conv = Conv(Spec(maps=((1, 48, 48),)), width=8, base=4, stages=2, pool=pool)
+    frames = torch.zeros(2, 1, 1, 48, 48)
+    frames[0, 0, 0, 12:18, 16:22] = frames[1, 0, 0, 24:30, 20:26] = _frames(6, 6)
+    first, second = conv(_states(frames)).tokens
+    assert torch.allclose(first, second, atol=1e-5) == pool
+    assert conv.out.in_features == (8 if pool else 8 * 12 * 12)
+
+
+def test_smooth_it_changes_little_where_the_image_moves_a_pixel() -> None:
+    changes = {}
+    for smooth in (False, True):
+        torch.manual_seed(0)
+        conv = Conv(Spec(maps=((1, 32, 32),)), width=16, base=8, smooth=smooth, pool=True)
+        frames = torch.zeros(40, 1, 1, 32, 32)
+        frames[..., 12:20, 12:20] = _frames(40, 1, 1, 8, 8)
+        still, moved = (conv(_states(shown)).tokens.flatten(1) for shown in (frames, frames.roll(1, -1)))
+        changes[smooth] = ((still - moved).norm() / (still - still.mean(0)).norm()).item()
+    assert changes[True] < 0.75 * changes[False]
+
+
+def test_maps_are_halved_alike_also_where_sides_are_odd() -> None:
+    for smooth in (False, True):
+        conv = Conv(Spec(maps=((1, 13, 9),)), width=4, base=4, stages=2, smooth=smooth)
+        layers = conv(_states(_frames(2, 1, 1, 13, 9)), ["stage1", "stage2"]).layers
+        assert [tokens.shape[2] for tokens in layers.values()] == [7 * 5, 4 * 3]
+
+
+def test_samples_see_one_another_in_the_head_while_training_only() -> None:
+    torch.manual_seed(0)
+    conv = Conv(SPEC, width=16, base=8, head=12)
+    frames = _frames(4, 3, 2, 32, 24)
+    assert not torch.allclose(conv(_states(frames)).tokens[:2], conv(_states(frames[:2])).tokens)
+    conv.eval()
+    assert torch.allclose(conv(_states(frames)).tokens[:2], conv(_states(frames[:2])).tokens, atol=1e-6)
