@@ -73,8 +73,13 @@ def standing(level: str, effects: Mapping[str, Effect]) -> str:
 
 
 def sounded(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The levels that have collapsed since the look before."""
-    return [level for level, words in now.items() if collapsed(words) and not collapsed(before.get(level, ""))]
+    """The levels that have collapsed since the look before, or otherwise than then."""
+    return [level for level, words in now.items() if collapsed(words) and kind(words) != kind(before.get(level, ""))]
+
+
+def kind(verdict: str) -> str:
+    """What a verdict begins with, without the figures."""
+    return verdict.partition(" (")[0]
 
 
 def raised(level: str, facts: Facts) -> Alarm:
@@ -130,10 +135,13 @@ def _of_spread(facts: Facts) -> tuple[str, str]:
 def _of_directions(facts: Facts) -> tuple[str, str]:
     push, pull = balance({name: effect.directions for name, effect in facts.effects.items()})
     own = {name: strength for name, strength in push.items() if name in facts.own}
-    if own:
+    if own and sum(own.values()) < ENOUGH * sum(pull.values()):
         return _outweighed(own, pull, "spreads it over directions")
-    said = f"{_names(facts.own)} asks for spread at most" if facts.own else "no prevention acts on this level"
-    return "one_direction", f"nothing spreads it over several directions: {said}; add a term that decorrelates dimensions"
+    said = f"{_names(facts.own)} ask for spread at most" if facts.own else "no prevention acts on this level"
+    return "one_direction", (
+        f"nothing spreads it over several directions: {said}; add a term that decorrelates dimensions, "
+        "and let it look at all of them (a projector may be too narrow)"
+    )
 
 
 def _outweighed(push: Mapping[str, float], pull: Mapping[str, float], does: str) -> tuple[str, str]:

@@ -28,6 +28,10 @@ VARIANCE_LEFT = 0.01
 every weight by about the learning rate however small the gradient, so a dead level keeps jittering and its spread stays above 1 %
 while the learning rate is high. One share alone says little above 1 %: a level that only changes its scale keeps the other."""
 
+HARDLY_LEFT = 0.05
+"""Complete collapse as well: less than this is left of the spread, and none of it is predicted better than trivially: what an
+optimizer that jitters leaves of a level that nothing keeps apart. Living levels that shrank from a large start predict."""
+
 ONE_DIRECTION = 1.5
 """Dimensional collapse: an effective rank below this. How many directions a living level needs follows from what moves in its
 world (two for an angle, whatever the width), so the threshold is no share of the width: about one direction is left, or not."""
@@ -154,7 +158,7 @@ def verdict(now: Reading, initial_std: float, settled: bool) -> str:
             return f"diverged ({name} is {value})"
     if now.rank == 0:
         return "undecided (a single embedding shows no spread)"
-    if now.std_ratio(initial_std) < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT:
+    if _gone(now, initial_std, settled):
         start, scale = _share(now.std, initial_std), _share(now.std, now.rms)
         return f"complete collapse (std at {_percent(start)} of its start, {_percent(scale)} of its scale)"
     full = now.rank / now.rank_share
@@ -166,6 +170,12 @@ def verdict(now: Reading, initial_std: float, settled: bool) -> str:
     if settled and now.gap is not None and now.gap < NO_GAP and now.gain > LOW_ENERGY:
         return f"energy collapse (wrong targets cost only {_percent(max(now.gap, 0.0))} more than the true ones)"
     return "healthy"
+
+
+def _gone(now: Reading, initial_std: float, settled: bool) -> bool:
+    left = now.std_ratio(initial_std)
+    hardly = settled and left < HARDLY_LEFT and now.gain <= NO_GAIN
+    return left < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT or hardly
 
 
 def collapsed(words: str) -> bool:

@@ -52,6 +52,7 @@ class Monitor:
         for label in sorted(used):
             self.batches[label] = sources[label].look("valid", 0, sources[label].count("valid", SAMPLES), device)
         self.initial: dict[str, float] = {}
+        self.told: set[tuple[str, str]] = set()
 
     def look(self, step: int, settled: bool) -> Look:
         """Diagnostics and a verdict for every level that is trained."""
@@ -99,8 +100,12 @@ class Monitor:
     # --- why ---
 
     def alarms(self, look: Look, before: Mapping[str, str], step: int) -> list[Alarm]:
-        """An alarm for each level that has collapsed since its verdict `before`."""
-        levels = alarm.sounded(before, look.verdicts)
+        """An alarm for each level that has collapsed since its verdict `before`; once for each way to collapse.
+
+        A level at the edge of a verdict crosses it to and fro; who resumes a training may be told once more.
+        """
+        levels = [one for one in alarm.sounded(before, look.verdicts) if (one, alarm.kind(look.verdicts[one])) not in self.told]
+        self.told |= {(level, alarm.kind(look.verdicts[level])) for level in levels}
         found = self.effects(step, levels) if levels else {}
         return [alarm.raised(level, self._facts(level, look, found[level], step)) for level in levels]
 

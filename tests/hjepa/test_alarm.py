@@ -71,7 +71,18 @@ def test_an_alarm_sounds_once_when_a_level_collapses() -> None:
     dead, gone = "complete collapse (...)", "diverged (std is nan)"
     assert sounded({}, {"a": dead, "b": "healthy"}) == ["a"]
     assert sounded({"a": "healthy", "b": "shortcut (...)"}, {"a": gone, "b": "energy collapse (...)"}) == ["a", "b"]
-    assert sounded({"a": dead}, {"a": gone, "b": "shortcut (...)", "c": "undecided (...)"}) == []
+    assert sounded({"a": dead}, {"a": dead, "b": "shortcut (...)", "c": "undecided (...)"}) == []
+    assert sounded({"a": dead}, {"a": gone}) == ["a"]
+
+
+def test_a_level_at_the_edge_of_a_verdict_sounds_once(tmp_path: Path) -> None:
+    monitor = trainings.opened(tmp_path / "run", SMALL).monitor
+    look = monitor.look(0, settled=False)
+    dead = replace(look, verdicts={**look.verdicts, "frame": "complete collapse (std at 0.5 % ...)"})
+    dying = replace(look, verdicts={**look.verdicts, "frame": "complete collapse (std at 0.4 % ...)"})
+    line = replace(look, verdicts={**look.verdicts, "frame": "dimensional collapse (...)"})
+    sounds = [len(monitor.alarms(now, look.verdicts, 0)) for now in (dead, look, dying, line, dead)]
+    assert sounds == [1, 0, 0, 1, 0]
 
 
 # --- in trainings -----------------------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def alive(seed: int, rows: int = 200, width: int = 64, rank: int = 6) -> Tensor:
     return gaussian(seed, rows, rank) @ orthonormal(seed + 1, width + 1, rank)[:width].T + 0.5
 
 
-def reading(embedding: Tensor, energy: float = 0.3, trivial: float = 1.0) -> Reading:
-    return Reading(**measure(embedding), energy=energy, trivial=trivial)
+def reading(embedding: Tensor, energy: float = 0.3, trivial: float = 1.0, shuffled: float | None = None) -> Reading:
+    return Reading(**measure(embedding), energy=energy, trivial=trivial, shuffled=shuffled)
 
 
 def says(embedding: Tensor, initial_std: float = 1.0, **energies: float) -> str:
@@ -244,3 +244,21 @@ def test_another_scale_alone_is_no_collapse(seed: int, factor: float) -> None:
 @given(seeds, st.floats(1.0, 50.0))
 def test_an_offset_alone_is_no_collapse(seed: int, offset: float) -> None:
     assert says(gaussian(seed, 400, 16) + offset) == "healthy"
+
+
+def test_a_level_of_which_little_is_left_lives_if_it_predicts_that() -> None:
+    little = gaussian(0, 200, 16) * 0.03 + 0.01
+    assert says(little, initial_std=1.0, energy=1.0, trivial=0.9).startswith("complete collapse")
+    assert says(little, initial_std=1.0, energy=0.5, trivial=0.9) == "healthy"
+    assert verdict(reading(little, energy=1.0, trivial=0.9), 1.0, settled=False) == "healthy"
+    assert says(little, initial_std=0.3, energy=1.0, trivial=0.9).startswith("shortcut")
+
+
+def test_an_energy_that_takes_any_target_is_told_from_one_that_learned_nothing_yet() -> None:
+    alive = gaussian(0, 200, 16)
+    assert says(alive, energy=0.01, trivial=1.0, shuffled=0.011).startswith("energy collapse")
+    assert says(alive, energy=0.9, trivial=1.0, shuffled=0.91) == "healthy"
+    assert says(alive, energy=0.01, trivial=1.0, shuffled=0.5) == "healthy"
+    assert reading(alive, energy=0.2, trivial=1.0, shuffled=0.4).gap == pytest.approx(0.2)
+    assert reading(alive, energy=0.2, trivial=0.1, shuffled=0.4).gap == pytest.approx(0.5)
+    assert reading(alive).gap is None
