@@ -67,11 +67,12 @@ def train(
         distributed.stop()
     if as_json and _speaks():
         _print_json(_told(result))
-    raise typer.Exit(DONE if result.outcome == "done" else STOPPED)
+    raise typer.Exit({"done": DONE, "stopped": STOPPED}.get(result.outcome, FAILED))
 
 
 def _train(plan: Study, run: Any, registry: Registry, resume: bool) -> Result:
     from hjepa import tracking
+    from hjepa.alarm import standing
     from hjepa.report import table, write
     from hjepa.train import train as train_study
 
@@ -83,6 +84,10 @@ def _train(plan: Study, run: Any, registry: Registry, resume: bool) -> Result:
         _say(f"stopped after step {result.step}; go on with --resume")
     else:
         table(result.verdicts, result.metrics, console, result.clocks)
+        for level, effects in result.effects.items():
+            _say(f" {standing(level, effects)}")
+        if result.outcome != "done":
+            _say(f"{result.outcome}: not trained to its end")
         _say(f"{run.path} ({result.seconds:.0f} s; picture: {run.figures / 'summary.png'})")
     if mirror is not None and not mirror.finish(TRACKING_PATIENCE):
         _say(
@@ -125,13 +130,78 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    study: StudyName,
+    overrides: Overrides = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", min=1, help="how many there shall be in all")] = None,
+    workers: Annotated[int, typer.Option(metavar="W", min=1, help="processes that train at the same time")] = 1,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="a database that keeps the trials, for many machines: postgresql://...")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="the sweep's folder; runs/STUDY-sweep by default")] = None,
+    as_json: AsJson = False,
+    no_plugin: Without = None,
+) -> None:
+    """Train a study many times, as its `search` says; again, it goes on where it was."""
+    registry = _plugins(no_plugin)
+    plan = _study(study, overrides, registry)
+    with _quiet_libraries():
+        from hjepa import search, stack, tracking
+        from hjepa import sweep as sweeps
+        from hjepa import workers as crews
+
+        plan.problems += search.problems(plan, registry)
+        stack.check(plan)
+        wanted = sweeps.budget(plan, trials)
+        found = sweeps.Sweep(sweeps.enter(plan, out, registry), registry, storage)
+        left = found.left(wanted)
+        mirror = tracking.Mirror.start(found.folder) if plan.train.track and left else None
+        ended = crews.Crew(found, wanted, workers, storage, no_plugin or (), _say).run() if left else DONE
+        standing = crews.told(found)
+    crews.table(standing, _console())
+    if ended == STOPPED:
+        _say("stopped with checkpoints saved; the same command goes on")
+    if mirror is not None and not mirror.finish(TRACKING_PATIENCE):
+        _say(
+            f"MLflow does not have all of it yet; the rest is sent in the background, or by: python -m hjepa.tracking {found.folder}"
+        )
+    if as_json:
+        _print_json(standing)
+    raise typer.Exit(ended)
+
+
+@app.command()
+def compare(
+    references: Annotated[
+        list[str], typer.Argument(metavar="RUN|SWEEP...", help="a folder, a name in runs/, an MLflow id, or a condition in quotes")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="where pictures and page go; by default compare/")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lay runs side by side: what differs, what became of each level; a table, pictures, a page, and the link to MLflow."""
+    with _quiet_libraries():
+        from hjepa import compare as compared
+        from hjepa import served
+
+        told = compared.gather(references)
+        compared.table(told, _console())
+        files = compared.write(told, out or compared.place_of(told))
+        _say(f"page: {files[0]}")
+        for line in served.shown(told.runs, told.sweep, files):
+            _say(line)
+    if as_json:
+        _print_json(compared.as_json(told, files))
+
+
+@app.command()
 def check(study: StudyName, overrides: Overrides = None, as_json: AsJson = False, no_plugin: Without = None) -> None:
     """Compose a study without allocating anything; say what each level reads, and refuse what cannot work."""
     registry = _plugins(no_plugin)
     plan = _study(study, overrides, registry)
     with _quiet_libraries():
-        from hjepa import report, stack
+        from hjepa import report, search, stack
 
+        plan.problems += search.problems(plan, registry)
         composed = stack.check(plan)
         rows = stack.described(composed)
     if as_json:

@@ -51,7 +51,7 @@ def table(
 
 def composition(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Prints what each level of a study reads and gives, and the frames that it needs."""
-    found = _bare("level", "kind", "reads", "clock", "steps", "tokens x width", "parameters", "needs")
+    found = bare("level", "kind", "reads", "clock", "steps", "tokens x width", "parameters", "needs")
     for row in rows:
         tokens = " x ".join(str(size) for size in [*row["grid"], row["width"]])
         cells = (
@@ -73,7 +73,7 @@ def composition(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 def _levels(verdicts: Mapping[str, str], metrics: Mapping[str, float], clocks: Mapping[str, int]) -> Table:
     from rich.text import Text
 
-    found = _bare("level", "clock", "energy", "baseline", "gain", "rank", "std", "std left", "verdict")
+    found = bare("level", "clock", "energy", "baseline", "gain", "rank", "std", "std left", "verdict")
     for level, words in verdicts.items():
         of = {
             name: metrics.get(f"collapse/{level}/{name}") for name in ("energy", "trivial", "gain", "rank", "std", "std_ratio")
@@ -95,22 +95,21 @@ def _levels(verdicts: Mapping[str, str], metrics: Mapping[str, float], clocks: M
 def _probes(scores: Iterable[tuple[str, str, float]]) -> Table:
     from rich.text import Text
 
-    found, before = _bare("probe", "score", "value"), None
+    found, before = bare("probe", "score", "value"), None
     for label, score, value in scores:
         found.add_row(Text(label if label != before else "", style="bold"), Text(score), f"{value:.4g}")
         before = label
     return found
 
 
-def _bare(*titles: str) -> Table:
-    """A table of lines only where they help; words stand left, numbers right."""
+def bare(*titles: str, words: Sequence[str] = ("level", "verdict", "probe", "score")) -> Table:
+    """A table of lines only where they help; columns of `words` stand left, numbers right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     made = Table(box=SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for title in titles:
-        words = title in ("level", "verdict", "probe", "score")
-        made.add_column(title, justify="left" if words else "right", no_wrap=title != "verdict")
+        made.add_column(title, justify="left" if title in words else "right", no_wrap=title != "verdict")
     return made
 
 
@@ -187,22 +186,22 @@ def _heading(figure: SubFigure, levels: Mapping[str, str], verdicts: Mapping[str
 
 
 def _energies(axes: Axes, records: Records, levels: Mapping[str, str]) -> None:
-    _panel(axes, "Prediction energy", "step")
+    panel(axes, "Prediction energy", "step")
     for level, colour in levels.items():
-        _curve(axes, *series(records, f"trivial/{level}"), colour, DASHED)
-        _curve(axes, *series(records, f"energy/{level}"), colour)
-    _logarithmic(axes)
+        curve(axes, *series(records, f"trivial/{level}"), colour, DASHED)
+        curve(axes, *series(records, f"energy/{level}"), colour)
+    logarithmic(axes)
     low, high = axes.get_ylim()
     axes.set_ylim(bottom=max(low, ENERGY_SHOWN * high))
-    _styles(axes, [("energy", "-"), ("trivial baseline", DASHED)])
+    styles(axes, [("energy", "-"), ("trivial baseline", DASHED)])
 
 
 def _spreads(axes: Axes, records: Records, levels: Mapping[str, str]) -> None:
-    _panel(axes, "Spread left (std over its start, or over its scale)", "step")
+    panel(axes, "Spread left (std over its start, or over its scale)", "step")
     for level, colour in levels.items():
-        _curve(axes, *series(records, f"collapse/{level}/std_ratio"), colour)
+        curve(axes, *series(records, f"collapse/{level}/std_ratio"), colour)
     axes.axhline(SPREAD_LEFT, color=ALARM, linewidth=1)
-    _logarithmic(axes)
+    logarithmic(axes)
     low, high = axes.get_ylim()
     low = min(low, SPREAD_LEFT / 4)
     axes.set_ylim(low, max(high, 2))
@@ -215,24 +214,25 @@ def _spreads(axes: Axes, records: Records, levels: Mapping[str, str]) -> None:
 def _ranks(axes: Axes, records: Records, levels: Mapping[str, str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    _panel(axes, "Effective rank (directions)", "step")
+    panel(axes, "Effective rank (directions)", "step")
     for level, colour in levels.items():
-        _curve(axes, *series(records, f"collapse/{level}/rank"), colour)
+        curve(axes, *series(records, f"collapse/{level}/rank"), colour)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _spectra(axes: Axes, spectra: Mapping[str, Mapping[str, Sequence[float]]], levels: Mapping[str, str]) -> None:
-    _panel(axes, "Spectrum (singular values over the largest)", "direction")
+    panel(axes, "Spectrum (singular values over the largest)", "direction")
     for level, colour in levels.items():
         for when, style in (("first", DASHED), ("last", "-")):
             values = [value if value > 0 else math.nan for value in spectra.get(level, {}).get(when, ())]
-            _curve(axes, range(1, len(values) + 1), values, colour, style)
-    _logarithmic(axes)
-    _styles(axes, [("now", "-"), ("at the start", DASHED)])
+            curve(axes, range(1, len(values) + 1), values, colour, style)
+    logarithmic(axes)
+    styles(axes, [("now", "-"), ("at the start", DASHED)])
 
 
-def _panel(axes: Axes, title: str, below: str) -> None:
+def panel(axes: Axes, title: str, below: str) -> None:
+    """An empty panel in the house's manner; `below` says what the horizontal axis is."""
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xlabel(below, fontsize=9, color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
@@ -242,7 +242,7 @@ def _panel(axes: Axes, title: str, below: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, style: Any = "-") -> None:
+def curve(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, style: Any = "-") -> None:
     """A line, or a dot where there is only one point."""
     solid = style == "-"
     width, alpha = (1.8, 1.0) if solid else (1.2, 0.75)
@@ -252,13 +252,13 @@ def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, styl
     )
 
 
-def _logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes) -> None:
     """A logarithmic axis where something positive is drawn."""
     if axes.dataLim.minposy < math.inf:
         axes.set_yscale("log")
 
 
-def _styles(axes: Axes, styles: Sequence[tuple[str, Any]]) -> None:
+def styles(axes: Axes, styles: Sequence[tuple[str, Any]]) -> None:
     """A small legend of what the kinds of lines mean; colours are the heading's affair."""
     from matplotlib.lines import Line2D
 

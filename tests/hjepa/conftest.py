@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import trainings
+from mirrors import mlflow_run as mlflow_run
 
 
 @pytest.fixture(scope="session")
