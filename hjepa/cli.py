@@ -148,7 +148,7 @@ def sweep(
     with _quiet_libraries():
         from hjepa import search, stack, tracking
         from hjepa import sweep as sweeps
-        from hjepa import workers as crews
+        from hjepa.sweep import workers as crews
 
         plan.problems += search.problems(plan, registry)
         stack.check(plan)
@@ -173,7 +173,8 @@ def sweep(
 @app.command()
 def compare(
     references: Annotated[
-        list[str], typer.Argument(metavar="RUN|SWEEP...", help="a folder, a name in runs/, an MLflow id, or a condition in quotes")
+        list[str],
+        typer.Argument(metavar="RUN|SWEEP...", help="a folder, a name in runs/, an MLflow id, or a condition in quotes"),
     ],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="where pictures and page go; by default compare/")] = None,
     as_json: AsJson = False,
@@ -181,7 +182,7 @@ def compare(
     """Lay runs side by side: what differs, what became of each level; a table, pictures, a page, and the link to MLflow."""
     with _quiet_libraries():
         from hjepa import compare as compared
-        from hjepa import served
+        from hjepa.compare import served
 
         told = compared.gather(references)
         compared.table(told, _console())

@@ -296,7 +296,7 @@ def _place(at: Any, part: str, key: str) -> Any:
 
 def problems(study: Study, registry: Registry) -> list[Problem]:
     """All that is wrong with the search of a study; every choice is tried, by composing the study with it."""
-    from hjepa import strategies
+    from hjepa.sweep import strategies
 
     search = study.search
     if search is None:

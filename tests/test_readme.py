@@ -34,6 +34,8 @@ def test_the_tree_is_complete() -> None:
     tree = README[README.index("## The house") : README.index("## A study")]
     for path in (ROOT / "hjepa").glob("*.py"):
         assert path.name == "__init__.py" or path.name in tree, path.name
+    for path in (ROOT / "hjepa").glob("*/__init__.py"):
+        assert f"  {path.parent.name}/ " in tree, path.parent.name
     for path in (ROOT / "plugins").iterdir():
         assert path.name.endswith(".egg-info") or path.name in tree, path.name
 

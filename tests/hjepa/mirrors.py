@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hjepa import replica
 from hjepa.journal import Journal
-from hjepa.replica import RECORDS, About, Replica, Target
+from hjepa.tracking import replica
+from hjepa.tracking.replica import RECORDS, About, Replica, Target
 
 
 class Server:

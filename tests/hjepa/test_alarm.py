@@ -116,9 +116,9 @@ def test_a_study_can_ask_to_stop(tmp_path: Path) -> None:
     result = trainings.trained(tmp_path / "run", changed(BARE, ("train.alarm", "stop")))
     (alarm,) = {line["step"]: line for line in alarms(tmp_path / "run")}.values()
     assert (result.outcome, result.step) == ("collapsed", alarm["step"] // 10 * 10)
-    assert [line["outcome"] for line in journal.read(tmp_path / "run" / "journal.jsonl") if line.get("event") == "finished"] == [
-        "collapsed"
-    ]
+    assert [
+        line["outcome"] for line in journal.read(tmp_path / "run" / "journal.jsonl") if line.get("event") == "finished"
+    ] == ["collapsed"]
 
 
 def test_identical_inputs_are_named_before_the_first_step(tmp_path: Path) -> None:

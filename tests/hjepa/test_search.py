@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hjepa import registry, search, strategies, study
+from hjepa import registry, search, study
 from hjepa.search import Bound, Choice, Range, Search
+from hjepa.sweep import strategies
 
 REGISTRY = registry.load()
 BASE: dict[str, Any] = {

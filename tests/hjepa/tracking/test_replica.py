@@ -26,9 +26,10 @@ from mirrors import (
     send_until_it_works,
 )
 
-from hjepa import replica, tracking
+from hjepa import tracking
 from hjepa.journal import Journal
-from hjepa.replica import RECORDS, Replica, Target
+from hjepa.tracking import replica
+from hjepa.tracking.replica import RECORDS, Replica, Target
 
 # --- exactly once -----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ folder alone: neither importing mlflow, nor creating a database, nor a server th
 The same command, typed by hand, sends what is left.
 
 A server that does not answer is tried until ten minutes (`HJEPA_TRACKING_PATIENCE` seconds) after the end of the training; what
-is left then is sent by the next mirror that starts for a run beside this one. What is sent, and where to: `hjepa.replica`.
+is left then is sent by the next mirror that starts for a run beside this one. What is sent, and where to: `hjepa.tracking.replica`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from hjepa.replica import Connect, Replica, Server, Target, connect, read_json
-from hjepa.replicas import Replicas, is_sweep
+from hjepa.tracking.replica import Connect, Replica, Server, Target, connect, read_json
+from hjepa.tracking.replicas import Replicas, is_sweep
 
 PERIOD = 2.0
 PATIENCE = 600.0
@@ -256,7 +256,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"{run}: " + ("all is sent" if complete else "still trained, or a mirror is at work on it"), file=sys.stderr)
     return 0 if complete else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
-from hjepa.digest import Digest, short_keys
-from hjepa.overlay import figure_of, sampled
+from hjepa.compare.digest import Digest, short_keys
+from hjepa.compare.overlay import figure_of, sampled
 from hjepa.report import FAINT, INK, panel
 from hjepa.verdicts import VERDICT_COLOURS
 

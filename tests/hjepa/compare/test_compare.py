@@ -11,8 +11,8 @@ import pytest
 from recorded import DEAD, FLAT, OBJECTIVE, sweep_folder, trained, trial
 from rich.console import Console
 
-from hjepa import compare, overlay
-from hjepa.compare import gather
+from hjepa import compare
+from hjepa.compare import gather, overlay
 from hjepa.errors import Mistake
 from hjepa.verdicts import VERDICT_COLOURS
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recorded import DEAD, FLAT, trained
 
 from hjepa.collapse import COLLAPSES
-from hjepa.digest import Digest, differences, digest, short_names
+from hjepa.compare.digest import Digest, differences, digest, short_names
 from hjepa.verdicts import VERDICT_COLOURS, kind_of, worst
 
 

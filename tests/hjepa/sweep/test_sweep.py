@@ -14,10 +14,10 @@ import yaml
 from sweeps import RATES, REGISTRY, TINY, events, interrupted, opened, planned, quiet, states
 from sweeps import done as done
 
-from hjepa import runs, study, sweep, train, workers
-from hjepa.claims import TRIALS
+from hjepa import runs, study, sweep, train
 from hjepa.errors import Mistake
-from hjepa.sweep import Sweep
+from hjepa.sweep import Sweep, workers
+from hjepa.sweep.claims import TRIALS
 
 # --- what a sweep leaves ----------------------------------------------------------------------------------------------
 

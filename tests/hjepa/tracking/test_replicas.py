@@ -14,7 +14,7 @@ from recorded import DEAD, HEALTHY, OBJECTIVE, sweep_folder, trial
 
 from hjepa import tracking
 from hjepa.journal import Journal
-from hjepa.replicas import Replicas, is_sweep
+from hjepa.tracking.replicas import Replicas, is_sweep
 
 FATES = st.lists(st.sampled_from(["ok", "ok", "ok", "lost", "answer lost"]), max_size=60)
 

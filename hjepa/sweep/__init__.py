@@ -25,10 +25,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hjepa import claims, registry, runs, search, strategies
-from hjepa.claims import ASKING, TRIALS, claimed
+from hjepa import registry, runs, search
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.study import Study, parse
+from hjepa.sweep import claims, strategies
+from hjepa.sweep.claims import ASKING, TRIALS, claimed
 from hjepa.train import Diverged, Halt, Result, Trainer, interruptible, train
 
 if TYPE_CHECKING:
@@ -314,7 +315,3 @@ def main() -> int:
 
 def _say(message: str) -> None:
     os.write(sys.stderr.fileno(), f"{message}\n".encode())  # at once, so that the lines of several workers stay apart
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import DEAD, FLAT, OBJECTIVE, sweep_folder, trained, trial
 
-from hjepa import found, overlay
-from hjepa.digest import Digest, digest
-from hjepa.overlay import _apart, sampled
-from hjepa.page import _drawn
+from hjepa.compare import found, overlay
+from hjepa.compare.digest import Digest, digest
+from hjepa.compare.overlay import _apart, sampled
+from hjepa.compare.page import _drawn
 from hjepa.verdicts import VERDICT_COLOURS
 
 

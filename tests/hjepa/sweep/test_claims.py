@@ -10,9 +10,8 @@ from sweeps import REGISTRY, quiet, states, until
 from sweeps import done as done
 from sweeps import postgres as postgres
 
-from hjepa import claims
 from hjepa.errors import Mistake
-from hjepa.sweep import Sweep
+from hjepa.sweep import Sweep, claims
 
 # --- a torn journal ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hjepa.errors import Mistake
-from hjepa.replica import About, Replica, Server, allowed, parameters, read_json
+from hjepa.tracking.replica import About, Replica, Server, allowed, parameters, read_json
 from hjepa.verdicts import FINE, worst
 
 _log = logging.getLogger("hjepa.tracking")

@@ -26,10 +26,10 @@ from mirrors import (
 
 from hjepa import tracking
 from hjepa.journal import Journal
-from hjepa.replica import RECORDS
 from hjepa.tracking import Mirror
+from hjepa.tracking.replica import RECORDS
 
-ROOT = Path(tracking.__file__).parents[1]
+ROOT = Path(tracking.__file__).parents[2]
 
 # --- the life of a run ------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hjepa.collapse import SPREAD_LEFT
-from hjepa.digest import Curve, Digest
+from hjepa.compare.digest import Curve, Digest
 from hjepa.report import ALARM, FAINT, INK, logarithmic, panel
 from hjepa.verdicts import VERDICT_COLOURS, kind_of
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hjepa import served
-from hjepa.digest import Digest, differences, digest, short_names
+from hjepa.compare import served
+from hjepa.compare.digest import Digest, differences, digest, short_names
+from hjepa.compare.found import Objectives
+from hjepa.compare.overlay import sampled
 from hjepa.errors import Mistake, listed
-from hjepa.found import Objectives
-from hjepa.overlay import sampled
-from hjepa.replicas import is_sweep, trials
+from hjepa.tracking.replicas import is_sweep, trials
 from hjepa.verdicts import FINE, KINDS, VERDICT_COLOURS, kind_of
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _is_run(path: Path) -> bool:
 
 def pictures(told: Comparison) -> dict[str, Figure]:
     """Title -> figure."""
-    from hjepa import found, overlay
+    from hjepa.compare import found, overlay
 
     figures = {"curves": overlay.curves(told.runs, told.drawn)}
     return figures | (found.drawings(told.runs, told.objectives) if told.sweep else {})
@@ -210,7 +210,7 @@ def pictures(told: Comparison) -> dict[str, Figure]:
 
 def write(told: Comparison, out: Path) -> list[Path]:
     """The pictures and the page, in the folder `out`, which is made: the page first."""
-    from hjepa.page import page
+    from hjepa.compare.page import page
 
     out.mkdir(parents=True, exist_ok=True)
     figures = pictures(told)

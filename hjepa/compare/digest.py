@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hjepa.replica import read_json
 from hjepa.runs import FREE
+from hjepa.tracking.replica import read_json
 from hjepa.verdicts import worst
 
 TAIL = 40_000

@@ -12,9 +12,9 @@ import pytest
 from mirrors import noted
 from recorded import DEAD, sweep_folder, trained, trial
 
-from hjepa import cli, served, tracking
-from hjepa.compare import gather
-from hjepa.digest import Digest
+from hjepa import cli, tracking
+from hjepa.compare import gather, served
+from hjepa.compare.digest import Digest
 from hjepa.errors import Mistake
 from hjepa.journal import Journal
 

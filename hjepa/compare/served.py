@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from hjepa.digest import Digest
+from hjepa.compare.digest import Digest
 from hjepa.errors import Mistake
-from hjepa.replica import RECORDS, Server, Target, connect, read_json
+from hjepa.tracking.replica import RECORDS, Server, Target, connect, read_json
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
