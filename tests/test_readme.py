@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
-from hjepa import registry, stack
+from hjepa import registry, search, stack
 from hjepa.contracts import Energy, Spec
 from hjepa.errors import StudyMistake
 from hjepa.study import parse, read
+from hjepa.written import data_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,6 +49,12 @@ def test_every_component_is_in_the_tree() -> None:
 def test_the_study_is_valid() -> None:
     study = parse(yaml.safe_load(blocks("yaml")[0]), registry.load())
     stack.check(study)
+
+
+def test_the_search_is_valid() -> None:
+    quickstart, _ = data_of(ROOT / "studies" / "quickstart.yaml", (), [])
+    study = parse({**quickstart, **yaml.safe_load(blocks("yaml")[1])}, registry.load())
+    assert [*study.problems, *search.problems(study, registry.load())] == []
 
 
 def test_the_mistake_reads_as_it_is_printed() -> None:
