@@ -32,6 +32,9 @@ HARDLY_LEFT = 0.05
 """Complete collapse as well: less than this is left of the spread, and none of it is predicted better than trivially: what an
 optimizer that jitters leaves of a level that nothing keeps apart. Living levels that shrank from a large start predict."""
 
+FAINT = 0.2
+"""Complete collapse as well: less than this is left of the spread, and wrong targets fit what is left as well as the true ones."""
+
 ONE_DIRECTION = 1.5
 """Dimensional collapse: an effective rank below this. How many directions a living level needs follows from what moves in its
 world (two for an angle, whatever the width), so the threshold is no share of the width: about one direction is left, or not."""
@@ -174,8 +177,11 @@ def verdict(now: Reading, initial_std: float, settled: bool) -> str:
 
 def _gone(now: Reading, initial_std: float, settled: bool) -> bool:
     left = now.std_ratio(initial_std)
-    hardly = settled and left < HARDLY_LEFT and now.gain <= NO_GAIN
-    return left < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT or hardly
+    if left < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT:
+        return True
+    unpredicted = left < HARDLY_LEFT and now.gain <= NO_GAIN
+    meaningless = left < FAINT and now.gap is not None and now.gap < NO_GAP
+    return settled and (unpredicted or meaningless)
 
 
 def collapsed(words: str) -> bool:
