@@ -108,14 +108,14 @@ def test_a_training_without_prevention_says_so_and_keeps_the_last_healthy_checkp
     assert first["cause"] in ("unprotected", "below") and result.outcome == "done"
     assert any(first["words"] in message and first["healthy"] in message for message in said)
     kept = checkpoint.load(tmp_path / "run" / "checkpoints" / first["healthy"])
-    assert kept.step <= first["step"] < kept.step + 10
+    assert kept.step < first["step"] <= kept.step + 10
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 3  # two, and the healthy one
 
 
 def test_a_study_can_ask_to_stop(tmp_path: Path) -> None:
     result = trainings.trained(tmp_path / "run", changed(BARE, ("train.alarm", "stop")))
     (alarm,) = {line["step"]: line for line in alarms(tmp_path / "run")}.values()
-    assert (result.outcome, result.step) == ("collapsed", alarm["step"] // 10 * 10)
+    assert (result.outcome, result.step) == ("collapsed", (alarm["step"] - 1) // 10 * 10)
     assert [
         line["outcome"] for line in journal.read(tmp_path / "run" / "journal.jsonl") if line.get("event") == "finished"
     ] == ["collapsed"]
