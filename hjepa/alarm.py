@@ -15,6 +15,7 @@ from typing import Any
 
 from hjepa.collapse import collapsed
 from hjepa.effects import Effect, balance, plain
+from hjepa.verdicts import kind_of
 
 VARIES = 0.01
 """Input varies less than this share of its scale from sample to sample: there is nothing to tell apart."""
@@ -74,12 +75,7 @@ def standing(level: str, effects: Mapping[str, Effect]) -> str:
 
 def sounded(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """The levels that have collapsed since the look before, or otherwise than then."""
-    return [level for level, words in now.items() if collapsed(words) and kind(words) != kind(before.get(level, ""))]
-
-
-def kind(verdict: str) -> str:
-    """What a verdict begins with, without the figures."""
-    return verdict.partition(" (")[0]
+    return [level for level, words in now.items() if collapsed(words) and kind_of(words) != kind_of(before.get(level, ""))]
 
 
 def raised(level: str, facts: Facts) -> Alarm:

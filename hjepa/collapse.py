@@ -43,7 +43,7 @@ TOP_SHARE = 0.99
 """Dimensional collapse as well: one direction holds this share of the variance. Noise of 1 % of its length in the other
 directions gives a dead line in 64 dimensions an effective rank near 10, which is also that of living levels."""
 
-NO_GAP = 0.02
+NO_GAP = 0.03
 """Energy collapse: wrong targets cost less than this more than the true ones, as a share of what they or the baseline cost."""
 
 LOW_ENERGY = 0.5

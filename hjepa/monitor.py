@@ -16,9 +16,13 @@ from hjepa.effects import Effect
 from hjepa.loading import Source
 from hjepa.nn.preventions import Preventions
 from hjepa.stack import Pass, Stack
+from hjepa.verdicts import kind_of
 
 SAMPLES = 256
 """Held-out samples that are looked at: enough for the rank of some hundred dimensions."""
+
+FEW = 64
+"""Held-out samples that effects are measured on."""
 
 
 @contextmanager
@@ -49,8 +53,12 @@ class Monitor:
         self.stack = stack
         used = {stack.nodes[label].source for label in stack.trained}
         self.batches = {}
+        self.some = {}
+        """As much of them as gradients are taken of: what a step of training has room for holds these twice."""
         for label in sorted(used):
             self.batches[label] = sources[label].look("valid", 0, sources[label].count("valid", SAMPLES), device)
+            few = max(2, min(FEW, sources[label].keys.batch // 2))
+            self.some[label] = {name: tensor[:few] for name, tensor in self.batches[label].items()}
         self.initial: dict[str, float] = {}
         self.told: set[tuple[str, str]] = set()
 
@@ -104,14 +112,14 @@ class Monitor:
 
         A level at the edge of a verdict crosses it to and fro; who resumes a training may be told once more.
         """
-        levels = [one for one in alarm.sounded(before, look.verdicts) if (one, alarm.kind(look.verdicts[one])) not in self.told]
-        self.told |= {(level, alarm.kind(look.verdicts[level])) for level in levels}
+        levels = [one for one in alarm.sounded(before, look.verdicts) if (one, kind_of(look.verdicts[one])) not in self.told]
+        self.told |= {(level, kind_of(look.verdicts[level])) for level in levels}
         found = self.effects(step, levels) if levels else {}
         return [alarm.raised(level, self._facts(level, look, found[level], step)) for level in levels]
 
     def effects(self, step: int, levels: Sequence[str] | None = None) -> dict[str, dict[str, Effect]]:
         """level -> `<level>/<term>` -> what the term does to the level."""
-        return effects.measured(self.stack, self.batches, step, self.stack.trained if levels is None else levels)
+        return effects.measured(self.stack, self.some, step, self.stack.trained if levels is None else levels)
 
     def _facts(self, level: str, look: Look, found: Mapping[str, Effect], step: int) -> Facts:
         node, made = self.stack.nodes[level], self.stack.level(level)

@@ -86,9 +86,12 @@ def create(study: Study, out: Path | None, registry: Registry) -> Run:
         raise Mistake(f"{out or base}: the run's folder cannot be made: {error}") from None
     if set(files) - set(UNFINISHED):
         raise Mistake(f"{path} is not empty: give --resume to go on with the run in it, or another --out")
-    (path / "study.yaml").write_text(study.text)
-    (path / "versions.json").write_text(json.dumps({"run_id": uuid.uuid4().hex, **versions(registry)}, indent=1))
-    write_resolved(study, path)
+    try:
+        (path / "study.yaml").write_text(study.text)
+        (path / "versions.json").write_text(json.dumps({"run_id": uuid.uuid4().hex, **versions(registry)}, indent=1))
+        write_resolved(study, path)
+    except OSError as error:
+        raise Mistake(f"{path}: nothing can be written there: {error}") from None
     return Run(path.resolve())
 
 
@@ -124,6 +127,8 @@ def reopen(study: Study, out: Path | None) -> Run:
     path = out or _newest(Path("runs") / study.name)
     if path is None or not os.path.isfile(path / "resolved.yaml"):
         raise Mistake(f"nothing to resume in {path or Path('runs') / study.name}: there is no run")
+    if (path / "trials").is_dir():
+        raise Mistake(f"{path} is a sweep, which is gone on with by `hjepa sweep`; a single run needs another --out")
     run = Run(path.resolve())
     changed = differences(run.resolved(), study.resolved())
     refused = [line for key, line in changed.items() if not f"{key}.".startswith(FREE)]

@@ -90,6 +90,8 @@ class Bound(Keys):
     def _bounded(self) -> Bound:
         if self.at_least is None and self.at_most is None:
             raise ValueError("at_least or at_most is needed")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least {self.at_least} lies above at_most {self.at_most}: nothing can keep both")
         return self
 
     def excess(self, value: float) -> float:

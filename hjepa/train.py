@@ -145,13 +145,14 @@ class Trainer:
 
     def _sound(self, journal: Journal | Unwritten, before: Mapping[str, str]) -> None:
         """Says of each level that has collapsed since the look before why it has, and stops where the study wants that."""
-        for alarm in self.monitor.alarms(self.look, before, self.done):
+        alarms = self.monitor.alarms(self.look, before, self.done)
+        for alarm in alarms:
             last = self._last_healthy()
             journal.event("alarm", self.done, **alarm.facts(), healthy=last.name if last else None)
             advice = f"\n  the last checkpoint before any level collapsed: {last}" if last else ""
             self.say(f"step {self.done}: {alarm}{advice}")
-            if self.study.train.alarm == "stop":
-                raise Halt("collapsed")
+        if alarms and self.study.train.alarm == "stop":
+            raise Halt("collapsed")
 
     def looked(self) -> dict[str, float]:
         """The diagnostics of where training stands."""

@@ -6,6 +6,7 @@ words, as in "tags.`hjepa.verdict.frame` != 'healthy'".
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa.compare import served
 from hjepa.compare.digest import Digest, differences, digest, short_names
 from hjepa.compare.found import Objectives
-from hjepa.compare.overlay import sampled
+from hjepa.compare.overlay import levels_of, sampled
 from hjepa.errors import Mistake, listed
 from hjepa.tracking.replicas import is_sweep, trials
 from hjepa.verdicts import FINE, KINDS, VERDICT_COLOURS, kind_of
@@ -92,13 +93,15 @@ class Comparison:
     @property
     def levels(self) -> list[str]:
         """Every level that some run says something of."""
-        return list(dict.fromkeys(level for run in self.runs for level in run.verdicts))
+        return levels_of(self.runs)
 
     def columns(self) -> dict[str, list[Cell]]:
         """Title -> a cell a run; what is wrong before the numbers that it rests on."""
         columns: dict[str, list[Cell]] = {"run": [Cell(run.name) for run in self.runs]}
         columns |= {key: [_cell(words) for words in values] for key, values in self.varying.items()}
-        columns |= {level: [_verdict(run, level) for run in self.runs] for level in self.levels}
+        taken = {*columns, "state"}  # a level may be called what varies, or what it stands beside
+        for level in self.levels:
+            columns[f"{level}: verdict" if level in taken else level] = [_verdict(run, level) for run in self.runs]
         for metric in self._scores():
             columns[metric.removeprefix("probe/")] = [_number(run.metrics.get(metric)) for run in self.runs]
         for level in self.levels:
@@ -209,16 +212,18 @@ def pictures(told: Comparison) -> dict[str, Figure]:
 
 
 def write(told: Comparison, out: Path) -> list[Path]:
-    """The pictures and the page, in the folder `out`, which is made: the page first."""
+    """The pictures and the page, in the folder `out`, which is made: the page first. `Mistake` where nothing can be written."""
     from hjepa.compare.page import page
 
-    out.mkdir(parents=True, exist_ok=True)
     figures = pictures(told)
-    files = [out / "index.html"]
-    for title, figure in figures.items():
-        files.append(out / f"{title.replace(' ', '_')}.png")
-        figure.savefig(files[-1])
-    files[0].write_text(page(told, figures))
+    files = [out / "index.html", *(out / f"{title.replace(' ', '_')}.png" for title in figures)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, figure in zip(files[1:], figures.values(), strict=True):
+            figure.savefig(file)
+        files[0].write_text(page(told, figures))
+    except OSError as error:
+        raise Mistake(f"{out}: page and pictures cannot be written: {error}; give another --out") from None
     return files
 
 
@@ -278,7 +283,8 @@ def ranked(told: Comparison) -> list[int]:
         return places
     ((metric, direction),) = told.objectives.items()
     sign = -1 if direction == "maximize" else 1
-    return sorted(places, key=lambda place: sign * told.runs[place].metrics.get(metric, sign * float("inf")))
+    values = [sign * run.metrics.get(metric, math.nan) for run in told.runs]
+    return sorted(places, key=lambda place: (math.isnan(values[place]), values[place]))
 
 
 def as_json(told: Comparison, files: Iterable[Path]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Digest:
         elif entry["event"] == "alarm":
             self.alarms[entry["level"]] = f"step {entry['step']}: {entry['words']}"
         elif entry["event"] == "verdicts":
-            self.verdicts = entry["verdicts"]
+            self.verdicts = {level: str(words) for level, words in entry["verdicts"].items()}
             self.spectra = entry.get("spectra", {})
 
 

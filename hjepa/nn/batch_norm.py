@@ -40,7 +40,7 @@ class BatchNorm(nn.Module):
 
     def _of_batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(D,) each, of the rows of all processes; the running ones follow."""
-        count = sum_ranks(rows.new_tensor(float(len(rows))))
+        count = sum_ranks(rows.new_full((), len(rows)))
         mean = sum_ranks(rows.sum(0)) / count
         variance = sum_ranks((rows - mean).square().sum(0)) / count
         alone = count < 2

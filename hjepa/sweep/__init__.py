@@ -25,6 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hjepa import registry, runs, search
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.study import Study, parse
@@ -49,6 +51,8 @@ Say = Callable[[str], None]
 def enter(study: Study, out: Path | None, plugins: registry.Registry) -> Path:
     """The folder of a sweep; a new one, or that of the same sweep, which is then continued."""
     folder = out or Path("runs") / f"{study.name}-sweep"
+    if runs.Run(folder).journal.is_file():
+        raise Mistake(f"{folder} holds a run, and a sweep needs a folder of its own: give another --out")
     if not (folder / "resolved.yaml").is_file():
         runs.create(study, folder, plugins)
     else:
@@ -189,7 +193,7 @@ class Work:
         try:
             result = self._trained()
             state, values = self._ended(result)
-        except (OSError, StorageInternalError, runs.Busy, NoSuchMetric, KeyboardInterrupt) as error:
+        except (OSError, torch.AcceleratorError, StorageInternalError, runs.Busy, NoSuchMetric, KeyboardInterrupt) as error:
             if isinstance(error, NoSuchMetric):
                 self._tell("FAIL", None, {"error": str(error)})
             raise
@@ -262,15 +266,12 @@ class Work:
             return "RUNNING", None
         if result.outcome != "done":
             self.trial.set_user_attr("ended", result.outcome)
-            if len(self.search.objective) == 1:
-                return "PRUNED", None
-            values = [self.latest.get(metric, math.nan) for metric in self.search.objective]
-        else:
-            values = [self._known(metric) for metric in self.search.metrics][: len(self.search.objective)]
-        if not all(math.isfinite(value) for value in values):
-            self.trial.set_user_attr("error", f"{listed(self.search.objective)}: {listed(map(str, values))}")
+            return "PRUNED", None
+        values = [self._known(metric) for metric in self.search.metrics]
+        if not all(math.isfinite(value) for value in values):  # a constraint too: Optuna takes one that is not told for kept
+            self.trial.set_user_attr("error", f"{listed(self.search.metrics)}: {listed(map(str, values))}")
             return "FAIL", None
-        return "COMPLETE", values
+        return "COMPLETE", values[: len(self.search.objective)]
 
     def _tell(self, state: str, values: list[float] | None, facts: Mapping[str, Any]) -> None:
         """Everything that is known of the trial, and that it has ended."""
@@ -308,6 +309,9 @@ def main() -> int:
     except Mistake as error:
         _say(str(error))
         return MISTAKE
+    except (OSError, torch.AcceleratorError) as error:
+        _say(f"a worker ends, and the same command goes on with its trial: {type(error).__name__}: {error}")
+        return FAILED
     except KeyboardInterrupt:
         return STOPPED
     return DONE

@@ -49,7 +49,7 @@ class Content(nn.Module):
             raise ValueError("content compares tokens, and its encoder gives none; use an encoder that gives tokens")
         self.energy = energy(self.spec)
         self.predictor = predictor(replace(self.spec, ticks=(0,), actions=0)) if predictor else None
-        self.preventions = Preventions(self.spec, prevention)
+        self.preventions = Preventions(replace(self.spec, actions=0), prevention)  # nothing is done between two views
         self.preventions.bind(self.encoder)
         self.symmetric, self.weight, self.needs = symmetric, weight_of_agreement, 1
 

@@ -71,6 +71,8 @@ def _labels(seen: Observation, name: str) -> Tensor:
     if label.flatten(1 if label.ndim > 1 else 0).shape[1:].numel() != 1:
         raise Mistake(f"{name!r} is {tuple(label.shape)}; one label a sample is needed, ({len(label)},)")
     label = label.flatten().long()
+    if label.min() < 0:
+        raise Mistake(f"{name!r} holds {int(label.min())}; classes are numbered from 0")
     if (label == label[0]).all():
         raise Mistake(f"{name!r} is {int(label[0])} for all {len(label)} samples; at least two classes are needed to tell them")
     return label

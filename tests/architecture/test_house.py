@@ -44,7 +44,7 @@ DRAWING = {
 """Functions of torch that draw from its global generator."""
 WORDS = {"cosine", "linear", "gaussian"}
 """Names of components that mean something else in the core: shapes of schedules, a layer, a sample."""
-LONG = {"hjepa/contracts.py": 660}
+LONG = {"hjepa/contracts.py": 630}
 """Files that are over 450 lines. No other may be, and these may only shrink."""
 
 

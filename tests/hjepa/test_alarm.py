@@ -121,11 +121,13 @@ def test_a_study_can_ask_to_stop(tmp_path: Path) -> None:
     ] == ["collapsed"]
 
 
-def test_identical_inputs_are_named_before_the_first_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("then", ["warn", "stop"])
+def test_identical_inputs_are_named_before_the_first_step(then: str, tmp_path: Path) -> None:
+    """Of all levels, also where the first alarm ends the training."""
     frame = np.random.default_rng(0).random((1, 1, 1, 16, 16), dtype=np.float32)
     np.save(tmp_path / "same.npy", np.broadcast_to(frame, (40, 8, 1, 16, 16)))
     source = {"name": "arrays", "path": str(tmp_path / "same.npy"), "main": "frames", "batch": 4}
-    trainings.trained(tmp_path / "run", changed(SMALL, ("data.video", source), ("train.steps", 2)))
+    trainings.trained(tmp_path / "run", changed(SMALL, ("data.video", source), ("train.steps", 2), ("train.alarm", then)))
     found = {(line["step"], line["level"]): line["cause"] for line in alarms(tmp_path / "run")}
     assert found == {(0, "frame"): "input", (0, "moment"): "below"}
 

@@ -70,6 +70,9 @@ def test_nothing_is_written_over(plan: Study, installed: Registry):
         runs.create(plan, Path("out"), installed)
     Path("notes").mkdir()
     Path("notes/mine.txt").write_text("mine")
+    Path("shut/study.yaml").mkdir(parents=True)
+    with pytest.raises(Mistake, match="shut: nothing can be written there"):
+        runs.create(plan, Path("shut"), installed)
     with pytest.raises(Mistake, match="notes is not empty"):
         runs.create(plan, Path("notes"), installed)
     assert os.listdir("notes") == ["mine.txt"]

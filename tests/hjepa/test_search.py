@@ -118,6 +118,7 @@ def test_everything_that_is_wrong_is_said_at_once():
         ({"objective": {"lr": "max"}}, "search.objective.lr", "'maximize' or 'minimize'"),
         ({"constraints": {"lr": {}}}, "search.constraints.lr", "at_least or at_most"),
         ({"constraints": {"lr": {"atleast": 1}}}, "search.constraints.lr.atleast", "did you mean 'at_least'"),
+        ({"constraints": {"lr": {"at_least": 2, "at_most": 1}}}, "search.constraints.lr", "nothing can keep both"),
         ({"trials": 0}, "search.trials", "greater than or equal to 1"),
         ({"sampels": 3}, "search.sampels", "did you mean 'sampler'"),
         ({"space": {}}, "search.space", "at least 1"),

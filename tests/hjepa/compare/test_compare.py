@@ -75,6 +75,14 @@ def test_trials_of_two_sweeps_are_told_apart(sweep: Path) -> None:
     assert names == ["s-sweep/0", "1", "2", "3", "t-sweep/0"]
 
 
+def test_a_score_that_is_no_number_comes_last(tmp_path: Path) -> None:
+    folder = sweep_folder(tmp_path / "s-sweep")
+    for number, score in enumerate(["0.1", '{"$float":"nan"}', "0.3", '{"$float":"nan"}', "0.2", "0.4"]):
+        with (trial(folder, number) / "journal.jsonl").open("a") as file:
+            file.write(f'{{"n":9,"step":20,"time":0,"metrics":{{"{OBJECTIVE}":{score}}}}}\n')
+    assert compare.ranked(gather([str(folder)])) == [5, 2, 4, 0, 1, 3]
+
+
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +101,24 @@ def test_the_terminal_says_what_differs_and_what_became_of_it(runs: Path) -> Non
     assert dead.split()[:5] == ["dead", "0", "complete", "collapse", "0.5"]
     assert "0.0045 %" in dead
     assert len(max(printed(gather(["runs"]), width=60).splitlines(), key=len)) <= 60
+
+
+def test_what_varies_is_shown_beside_a_level_of_the_same_name(tmp_path: Path) -> None:
+    folder = sweep_folder(tmp_path / "s-sweep")
+    for number, choice in enumerate(["nothing", "vicreg"]):
+        trial(folder, number, **{"levels.frame": choice})
+    columns = gather([str(folder)]).columns()
+    assert [cell.text for cell in columns["frame"]] == ["nothing", "vicreg"]
+    assert [cell.text for cell in columns["frame: verdict"]] == ["healthy", "healthy"]
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_mistake(runs: Path) -> None:
+    told = gather(["alive"])
+    (runs / "file").write_text("")
+    (runs / "taken" / "index.html").mkdir(parents=True)
+    for place in (runs / "file", runs / "file" / "below", runs / "taken"):
+        with pytest.raises(Mistake, match="page and pictures cannot be written"):
+            compare.write(told, place)
 
 
 def test_programs_get_all_of_it(sweep: Path) -> None:

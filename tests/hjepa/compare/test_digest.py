@@ -43,7 +43,11 @@ def test_a_resumed_run_counts_as_it_last_stood(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "\n\n", '{"half', "[]\n", '{"metrics": 3}\n', '{"event":"finished"}\n', "\x00\n"]
+    "content",
+    [
+        *(None, "", "\n\n", '{"half', "[]\n", '{"metrics": 3}\n', '{"event":"finished"}\n', "\x00\n"),
+        *('{"event":"verdicts","verdicts":3}\n', '{"event":"verdicts","verdicts":{"frame":3}}\n'),
+    ],
 )
 def test_whatever_is_in_a_folder_is_read_without_complaint(content: str | None, tmp_path: Path) -> None:
     if content is not None:

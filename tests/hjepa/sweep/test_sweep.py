@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from sweeps import done as done
 
 from hjepa import runs, study, sweep, train
 from hjepa.errors import Mistake
-from hjepa.sweep import Sweep, workers
+from hjepa.sweep import Sweep, Work, workers
 from hjepa.sweep.claims import TRIALS
 
 # --- what a sweep leaves ----------------------------------------------------------------------------------------------
@@ -70,6 +71,13 @@ def test_a_sweep_goes_on_with_the_same_study_alone(tmp_path: Path):
         opened(tmp_path / "one", planned({"steps": 7}))
     with pytest.raises(Mistake, match=r"search\.space\.levels"):
         opened(tmp_path / "one", planned(space={"levels.frame.stride": {"low": 1, "high": 2}}))
+
+
+def test_a_run_and_a_sweep_have_folders_of_their_own(done: Sweep, tmp_path: Path):
+    with pytest.raises(Mistake, match="0 holds a run, and a sweep needs a folder of its own"):
+        sweep.enter(planned(), done.folder / "trials" / "0", REGISTRY)
+    with pytest.raises(Mistake, match="is a sweep, which is gone on with by `hjepa sweep`"):
+        runs.reopen(done.plan, done.folder)
 
 
 def test_what_a_sweep_does_not_say_is_asked_for():
@@ -169,6 +177,27 @@ def test_the_best_trial_keeps_the_constraints(tmp_path: Path):
     one = opened(tmp_path / "bound", plan)
     one.work(None, quiet)
     assert [row["number"] for row in workers.told(one)["best"]] == [1]
+
+
+def test_a_trial_whose_constraint_is_no_number_does_not_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    known = Work._known
+    monkeypatch.setattr(Work, "_known", lambda self, metric: math.nan if metric == "gradient_norm" else known(self, metric))
+    bound = {"gradient_norm": {"at_most": 1e9}}
+    one = opened(tmp_path / "nan", planned({"steps": 1}, objective={"lr": "maximize"}, constraints=bound))
+    one.work(1, quiet)
+    assert states(one) == ["FAIL"]
+    assert workers.told(one)["best"] == []
+
+
+def test_a_trial_that_collapses_is_on_no_front(tmp_path: Path):
+    """However low the energy of what has collapsed is."""
+    two = {"collapse/frame/energy": "minimize", "collapse/frame/rank": "maximize"}
+    train = {"steps": 4, "diagnose_every": 2, "alarm": "stop", "optimizer": {"name": "sgd", "lr": 0.05}}
+    space = {"train.optimizer.weight_decay": {"choice": {"deadly": 19.0}}, "levels.frame.prevention": {"choice": {"none": []}}}
+    one = opened(tmp_path / "both", planned(train, sampler="grid", objective=two, space=space))
+    one.work(None, quiet)
+    assert states(one) == ["PRUNED"]
+    assert workers.told(one)["best"] == []
 
 
 # --- workers that die -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from hjepa_energy.l2 import L2
 from hjepa_forecast.causal import Causal
 from hjepa_forecast.mlp import StepMLP
 from hjepa_prevention.ema import Ema
+from hjepa_prevention.inverse_dynamics import InverseDynamics
 from hjepa_prevention.stop_gradient import StopGradient
 
 ONE = Spec(width=3, grid=(2,), ticks=(0, 1), actions=2)
@@ -251,6 +252,11 @@ def test_two_streams_of_a_video_and_a_forecast_above(tmp_path: Path) -> None:
     raw["levels"]["course"] = {**above, "predictor": "mlp", "energy": "l2", "prevention": ["vicreg"]}
     raw["probes"] = {}
     assert trained(raw, tmp_path / "run").outcome == "done"
+
+
+def test_nothing_is_done_between_two_views() -> None:
+    with pytest.raises(ValueError, match="this level has no actions"):
+        made(built(InverseDynamics))
 
 
 def test_a_study_with_one_view_is_told_what_to_write() -> None:
