@@ -113,6 +113,8 @@ def _of_energy(facts: Facts) -> tuple[str, str]:
 
 def _of_spread(facts: Facts) -> tuple[str, str]:
     push, pull = balance({name: effect.spread for name, effect in facts.effects.items()})
+    # A term of its own that asks for spread, however faintly, is no other kind of term.
+    push = push or {name: facts.effects[name].spread for name in facts.own if facts.effects[name].spread > 0}
     if push:
         return _outweighed(push, pull, "keeps it apart")
     if facts.own:

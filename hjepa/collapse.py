@@ -28,12 +28,10 @@ VARIANCE_LEFT = 0.01
 every weight by about the learning rate however small the gradient, so a dead level keeps jittering and its spread stays above 1 %
 while the learning rate is high. One share alone says little above 1 %: a level that only changes its scale keeps the other."""
 
-HARDLY_LEFT = 0.05
-"""Complete collapse as well: less than this is left of the spread, and none of it is predicted better than trivially: what an
-optimizer that jitters leaves of a level that nothing keeps apart. Living levels that shrank from a large start predict."""
-
 FAINT = 0.2
-"""Complete collapse as well: less than this is left of the spread, and wrong targets fit what is left as well as the true ones."""
+MEANT = 0.03
+"""Complete collapse as well: less than `FAINT` is left of the spread, and what is left, times how well its energy tells true targets
+from wrong ones, is less than `MEANT`: it is mostly the jitter that an optimizer leaves of a level that nothing keeps apart."""
 
 ONE_DIRECTION = 1.5
 """Dimensional collapse: an effective rank below this. How many directions a living level needs follows from what moves in its
@@ -179,9 +177,7 @@ def _gone(now: Reading, initial_std: float, settled: bool) -> bool:
     left = now.std_ratio(initial_std)
     if left < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT:
         return True
-    unpredicted = left < HARDLY_LEFT and now.gain <= NO_GAIN
-    meaningless = left < FAINT and now.gap is not None and now.gap < NO_GAP
-    return settled and (unpredicted or meaningless)
+    return settled and left < FAINT and now.gap is not None and left * now.gap < MEANT
 
 
 def collapsed(words: str) -> bool:

@@ -1,10 +1,10 @@
 """What each term of training does to each level: does it keep the level apart, or pull it together?
 
-A small step of gradient descent on one term alone changes a quantity q of a level by -<gradient of q, gradient of the term>,
-through every weight that both depend on. Two quantities are looked at: the log of the level's spread, and the log of the number
-of directions that it spreads in (the participation ratio of its covariance). So the effect of a term of one level on another
-shows too: an upper level whose gradient flows down may be what keeps the level below alive. An optimizer that scales gradients
-weight by weight takes other steps, but rarely in another direction.
+A small step of gradient descent on one term alone, in the level's own weights, changes a quantity q of the level by
+-<gradient of q, gradient of the term>. Two quantities are looked at: the log of the level's spread, and the log of the number of
+directions that it spreads in (the participation ratio of its covariance). The term may be another level's: an upper level whose
+gradient flows down may be what keeps the level below alive, and one that shares an encoder may pull it together. An optimizer that
+scales gradients weight by weight takes other steps, but rarely in another direction.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hjepa.contracts import Batch
 from hjepa.stack import Pass, Stack
@@ -49,26 +49,32 @@ def balance(effects: Mapping[str, float]) -> tuple[dict[str, float], dict[str, f
 def measured(stack: Stack, batches: Mapping[str, Batch], step: int, levels: Sequence[str]) -> dict[str, dict[str, Effect]]:
     """level -> `<level>/<term>` -> its effect, for every weighted term of every level that is trained.
 
-    Costs two passes forward, and one backward for each term and two for each of `levels`. The stack stays as it is.
+    Costs a pass forward, and a backward for each term and two for each of `levels`. The stack stays as it is.
     """
     weights = [parameter for parameter in stack.parameters() if parameter.requires_grad]
     mode = stack.training
     stack.eval()
     try:
         with torch.enable_grad():
-            terms = _weighted(Pass(stack, dict(batches), step, whole=True), step)
-            # A step changes a level through what it reads too, also where no gradient of its own terms flows there.
-            seen = Pass(stack, dict(batches), step, whole=True, through=True)
-            states = {level: seen.states(level, stack.nodes[level].source).tokens for level in levels}
-            wanted = {level: [_gradients(q, weights) for q in _quantities(states[level])] for level in states}
+            one = Pass(stack, dict(batches), step, whole=True)
+            terms = _weighted(one, step)
+            wanted = {level: _wanted(one, level) for level in levels}
             found: dict[str, dict[str, Effect]] = {level: {} for level in levels}
             for name, term in terms.items():
-                gradients = _gradients(term, weights)
-                for level in levels:
-                    found[level][name] = Effect(*(-_product(gradients, own) for own in wanted[level]))
+                gradients = dict(zip(weights, _gradients(term, weights), strict=True))
+                for level, (own, quantities) in wanted.items():
+                    along = [gradients.get(weight) for weight in own]
+                    found[level][name] = Effect(*(-_product(along, quantity) for quantity in quantities))
     finally:
         stack.train(mode)
     return found
+
+
+def _wanted(one: Pass, level: str) -> tuple[list[nn.Parameter], list[Gradients]]:
+    """The weights of a level, and the gradients of its spread and of its directions in them."""
+    own = [parameter for parameter in one.stack.levels[level].parameters() if parameter.requires_grad]
+    tokens = one.states(level, one.stack.nodes[level].source).tokens
+    return own, [_gradients(quantity, own) for quantity in _quantities(tokens)]
 
 
 def _weighted(one: Pass, step: int) -> dict[str, Tensor]:

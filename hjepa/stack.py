@@ -88,8 +88,6 @@ class Pass:
     step: int
     whole: bool = False
     """Every step of every level, without crops: for looking, not for training."""
-    through: bool = False
-    """Gradient flows wherever values do, whatever the levels ask for."""
     made: dict[tuple[str, str], States] = field(default_factory=dict)
 
     def outcomes(self) -> dict[str, Outcome]:
@@ -154,7 +152,7 @@ class Pass:
         """What a level reads for some of its own steps, in windows."""
         node = self.stack.nodes[label]
         read = joined([self._windows(name, node, source, steps) for name in node.reads])
-        return read.detached() if node.plan.keys.gradient == "stop" and not self.through else read
+        return read.detached() if node.plan.keys.gradient == "stop" else read
 
     def _windows(self, name: str, node: Node, source: str, steps: list[int]) -> States:
         if name in self.stack.nodes:

@@ -56,6 +56,11 @@ def test_words_name_what_acts_and_how_strongly() -> None:
     assert "patch" in raised("frame", CAUSES["below"]).words and "other" not in raised("frame", CAUSES["below"]).words
 
 
+def test_a_term_of_its_own_that_is_much_too_weak_is_called_weak() -> None:
+    assert raised("frame", with_term(DEAD, 1e-6)).cause == "weak"
+    assert raised("frame", replace(with_term(DEAD, 1e-6), own=())).cause == "unprotected"
+
+
 def test_a_gradient_from_above_counts_as_what_keeps_a_level_apart() -> None:
     held = replace(DEAD, effects={**PULL, "moment/sigreg.normal": Effect(0.5, 0.1)})
     assert raised("frame", held).cause == "weak"

@@ -44,20 +44,20 @@ def gradients(trainer: train.Trainer, term: str) -> list[torch.Tensor | None]:
 @pytest.mark.parametrize("level", ["frame", "moment"])
 @pytest.mark.parametrize("term", ["frame/prediction", "frame/vicreg.std", "frame/vicreg.cov", "moment/sigreg.normal"])
 def test_an_effect_is_what_a_small_step_on_the_term_does(tmp_path: Path, level: str, term: str) -> None:
-    trainer = opened(tmp_path)
+    trainer = opened(tmp_path, ("levels.moment.gradient", "flow"))
     said = effects.measured(trainer.stack, trainer.monitor.batches, 0, [level])[level][term]
-    along = gradients(trainer, term)
-    size = 1e-4 / max(float(g.abs().max()) for g in along if g is not None)
+    own = {id(parameter) for parameter in trainer.stack.levels[level].parameters()}
+    pairs = zip(trainer.parameters, gradients(trainer, term))
+    along = [(weight, gradient) for weight, gradient in pairs if gradient is not None and id(weight) in own]
+    size = 1e-4 / max([float(gradient.abs().max()) for _, gradient in along], default=1.0)
     found = []
     for sign in (1, -1):
         with torch.no_grad():
-            for weight, gradient in zip(trainer.parameters, along):
-                if gradient is not None:
-                    weight.sub_(sign * size * gradient)
+            for weight, gradient in along:
+                weight.sub_(sign * size * gradient)
             found.append(quantities(trainer, level))
-            for weight, gradient in zip(trainer.parameters, along):
-                if gradient is not None:
-                    weight.add_(sign * size * gradient)
+            for weight, gradient in along:
+                weight.add_(sign * size * gradient)
     spread, directions = ((up - down) / (2 * size) for up, down in zip(*found))
     assert said.spread == pytest.approx(spread, rel=0.05, abs=1e-3 * abs(said.directions) + 1e-6)
     assert said.directions == pytest.approx(directions, rel=0.05, abs=1e-3 * abs(said.spread) + 1e-6)
