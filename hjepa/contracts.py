@@ -12,7 +12,7 @@ factory. Nobody inherits from anything here: a protocol is only the list of what
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, TypeVar
@@ -202,6 +202,8 @@ class Outcome:
     """Scalars, already weighted; their sum is back-propagated."""
     embeddings: dict[str, Tensor]
     """(R, D) each, for diagnostics."""
+    shuffled: Tensor | None = None
+    """(B, T): the energy where each sample has the targets of another. Only in evaluation mode: it may cost an inference of z."""
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -322,15 +324,12 @@ class Dataset(Protocol):
 
     def split(self, name: str) -> Dataset:
         """The samples of `train`, `valid` or `test`; no sample is in two of them."""
-        ...
 
     def __len__(self) -> int:
         """How many samples an epoch has."""
-        ...
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         """The samples `ids` (B,), in order; a pure function of the seed and the ids."""
-        ...
 
 
 class Transform(Protocol):
@@ -349,7 +348,6 @@ class Encoder(Protocol):
 
     def __call__(self, below: States, layers: Sequence[str] = ()) -> Features:
         """Features of the last and of the named layers. Step t is computed from step t of `below` alone."""
-        ...
 
 
 class MaskableEncoder(Encoder, Protocol):
@@ -357,7 +355,6 @@ class MaskableEncoder(Encoder, Protocol):
 
     def encode_kept(self, below: States, keep: Packed) -> Packed:
         """Features of the kept tokens alone; the others are dropped before anything mixes tokens."""
-        ...
 
 
 class Masking(Protocol):
@@ -375,7 +372,6 @@ class Masking(Protocol):
         `key` has one word a row (B*T,), and `valid` (B*T, N) says which tokens are there. A row's sets are a pure function of
         its own key: the same for any batch size, worker and position in the batch.
         """
-        ...
 
 
 class SetPredictor(Protocol):
@@ -388,7 +384,6 @@ class SetPredictor(Protocol):
 
         condition (B*T, C) and z (B*T, Z) belong to rows.
         """
-        ...
 
 
 class StepPredictor(Protocol):
@@ -398,17 +393,14 @@ class StepPredictor(Protocol):
 
     def __call__(self, states: States, condition: Tensor | None = None, z: Tensor | None = None) -> Tensor:
         """(B, T-1, N, D): the prediction of steps 1 to T-1, each from the true steps before it alone."""
-        ...
 
     def start(self, states: States, condition: Tensor | None = None) -> Any:
         """A carry that has seen `states`: a tree of tensors with leading B (recurrent state, key-value cache, memory)."""
-        ...
 
     def step(
         self, carry: Any, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """(B, N, D), the next step after what `carry` has seen, and the carry that has seen it too."""
-        ...
 
 
 class Energy(Protocol):
@@ -431,38 +423,40 @@ class Prevention(Protocol):
 
     def bind(self, encoder: Any) -> None:
         """Called once, after the level made its encoder."""
-        ...
 
     def targets(self, here: Here) -> States:
         """What predictions are compared with; without it the level's own states, with gradient."""
-        ...
 
     def terms(self, pair: Pair, here: Here) -> dict[str, Tensor]:
         """Scalars, weighted. Statistics over the batch go through `distributed.gather_rows` and are taken in float32."""
-        ...
 
     def after_step(self, step: int) -> None:
         """Called after the optimizer's step, without gradient, where the level took part in it: not while its source rests."""
-        ...
 
 
 class Latent(Protocol):
     """What a prediction cannot know. Positional: the spec of the states."""
 
     kind: ClassVar[str] = "latent"
+    optional: ClassVar[tuple[str, ...]] = ("logs",)
     width: int
 
-    def infer(self, energy_of_z: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: Key) -> Tensor:
-        """argmin over z of the energy plus `penalty`; `energy_of_z` maps (*shape, width) to (*shape)."""
-        ...
+    def infer(
+        self, energy_of_z: Callable[[Tensor], Tensor], context: Tensor, target: Tensor, key: Key
+    ) -> tuple[Tensor, Tensor]:
+        """z (*shape, width), which makes the energy plus `penalty` small, and what it is trained with beside the energy (*shape).
+
+        `energy_of_z` maps (*shape, width) to (*shape); z may be read from `context` and `target`, (*shape, N, D) each.
+        """
 
     def sample(self, count: int, key: Key) -> Tensor:
         """(*key, count, width), from the prior."""
-        ...
 
     def penalty(self, z: Tensor) -> Tensor:
         """R(z): (..., width) -> (...)."""
-        ...
+
+    def logs(self, z: Tensor) -> dict[str, Tensor]:
+        """What is worth knowing of the z of a batch (how many codes are used, say), as scalars."""
 
 
 class Level(Protocol):
@@ -481,7 +475,6 @@ class Level(Protocol):
 
     def encode(self, below: States) -> States:
         """Every step of `below`, at the level's own clock. The stack calls it once a step, if anybody asks."""
-        ...
 
     def __call__(self, here: Here) -> Outcome: ...
 
@@ -489,21 +482,17 @@ class Level(Protocol):
         self, start: States, actions: Tensor | None, steps: int, condition: Tensor | None = None, z: Tensor | None = None
     ) -> States:
         """`start` (B, T, N, D) continued by `steps` predicted ones (B, steps, N, D). `actions` (B, steps, A) lead to them."""
-        ...
 
     def start(self, states: States, condition: Tensor | None = None) -> Any:
         """A carry that has seen `states`, as of a StepPredictor."""
-        ...
 
     def step(
         self, carry: Any, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """The tokens (B, N, D) of the next step, and the carry that has seen it too, as of a StepPredictor."""
-        ...
 
     def space(self, chunk: ActionSpace) -> ActionSpace:
         """What can be done here, where `chunk` is what can be done below between two own steps; without it just that."""
-        ...
 
 
 class MacroAction(Protocol):
@@ -514,11 +503,9 @@ class MacroAction(Protocol):
 
     def __call__(self, chunk: Tensor) -> Tensor:
         """(..., A of below times stride) -> (..., width)."""
-        ...
 
     def space(self, chunk: ActionSpace) -> ActionSpace:
         """The range of its actions, and as anchors those of chunks that it has seen: a buffer that data fill."""
-        ...
 
 
 class Attention(Protocol):
@@ -530,7 +517,6 @@ class Attention(Protocol):
 
     def refuses(self, query: Tensor, mask: Any) -> str:
         """Why this back end cannot run that, and what to do; empty where it can."""
-        ...
 
 
 class Environment(Protocol):
@@ -560,23 +546,18 @@ class PlanningProblem(Protocol):
 
     def begin(self) -> Any:
         """The carry of B tasks before anything is done: a tree of tensors whose rows may be repeated and chosen from."""
-        ...
 
     def step(self, carry: Any, action: Tensor) -> tuple[States, Any]:
         """One step (R, A) of each row of the carry -> the states (R, 1, N, D) that it leads to, and the carry after it."""
-        ...
 
     def rollout(self, actions: Tensor) -> States:
         """The trajectory of all steps of candidates (B, S, K, A)."""
-        ...
 
     def cost(self, trajectory: States) -> Cost:
         """(B, S) of whole trajectories, or of their first steps."""
-        ...
 
     def towards(self, waypoint: States) -> PlanningProblem:
         """The steps to the next state of the level above, which shall be `waypoint` (B, 1, N, D) whatever the goal is."""
-        ...
 
 
 class Planner(Protocol):
@@ -598,7 +579,6 @@ class CostTerm(Protocol):
 
     def __call__(self, trajectory: States, goal: States | None) -> Cost:
         """(R,) each, of trajectory (R, K, N, D) and goal (R, 1, N, D); 0 of what a missing goal leaves without meaning."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -613,12 +593,15 @@ class Observer(Protocol):
     """What a probe may look at: frozen features, in evaluation mode, always the same samples of a split."""
 
     def observe(self, level: str, split: str) -> Observation:
-        """The level's states of up to `train.probe_samples` samples of a split, with their batch."""
-        ...
+        """The level's states of up to `evaluate.samples` samples of a split, with their batch."""
 
-    def predict(self, level: str, split: str, start: int, steps: int) -> States:
-        """Own steps `start+1 .. start+steps` as predicted from own steps `0 .. start`."""
-        ...
+    def predict(self, level: str, split: str, start: int, steps: int, futures: int = 0) -> States:
+        """Own steps `start+1 .. start+steps` as predicted from own steps `0 .. start`; with `futures` so many of each sample, next to
+        one another (n * futures, steps, N, D), whose z are drawn from the level's latent, else with z = 0.
+        """
+
+    def energies(self, level: str, split: str) -> dict[str, Tensor]:
+        """`energy`, `trivial` and, where the level says it, `shuffled`: (n, T) each, as in its outcome."""
 
     def spec(self, level: str) -> Spec: ...
 
@@ -631,21 +614,16 @@ class Probe(Protocol):
 
     def measure(self, observer: Observer) -> dict[str, float]:
         """Scores by name."""
-        ...
 
     def draw(self, observer: Observer, figure: Any) -> None:
         """What it found, into a matplotlib figure."""
-        ...
 
 
 KINDS: dict[str, tuple[type, ...]] = {}
 """Kind -> its protocols (a predictor has two)."""
 
-
-def _kinds() -> Iterator[type]:
-    yield from (Dataset, Transform, Encoder, Masking, SetPredictor, StepPredictor, Energy, Prevention, Latent, Level)
-    yield from (MacroAction, Attention, Environment, Planner, CostTerm, Probe)
-
-
-for _protocol in _kinds():
+for _protocol in (
+    *(Dataset, Transform, Encoder, Masking, SetPredictor, StepPredictor, Energy, Prevention, Latent, Level, MacroAction),
+    *(Attention, Environment, Planner, CostTerm, Probe),
+):
     KINDS[_protocol.kind] = (*KINDS.get(_protocol.kind, ()), _protocol)  # type: ignore[attr-defined]

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hjepa.collapse import ENERGIES
 from hjepa.compose import Maker
 from hjepa.contracts import Batch, Observation, Spec, States
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.loading import Source
 from hjepa.monitor import at_rest
+from hjepa.randomness import Key
 from hjepa.stack import Pass, Stack
 from hjepa.study import Study
 
@@ -23,8 +25,12 @@ CPU = torch.device("cpu")
 class Bench:
     """What probes may look at (the protocol `Observer`): evaluation mode, no gradient, always the same samples of a split."""
 
-    def __init__(self, stack: Stack, sources: Mapping[str, Source], study: Study, device: torch.device) -> None:
+    def __init__(
+        self, stack: Stack, sources: Mapping[str, Source], study: Study, device: torch.device, held: str = "test"
+    ) -> None:
         self.stack, self.sources, self.device = stack, sources, device
+        # What is tuned on must not be reported on: whoever tunes has `valid` stand where probes ask for `test`.
+        self.splits = {"train": "train", "valid": "valid", "test": held}
         self.samples, self.batch = study.evaluate.samples, study.evaluate.batch
         self._seen: dict[tuple[str, str], Observation] = {}
         self._conditions: dict[tuple[str, str], Tensor | None] = {}
@@ -46,9 +52,9 @@ class Bench:
 
     def _batches(self, level: str, split: str) -> list[Batch]:
         source = self.sources[self.stack.nodes[level].source]
-        count = source.count(split, self.samples)
+        count = source.count(self.splits[split], self.samples)
         starts = range(0, count, self.batch)
-        return [source.look(split, start, min(start + self.batch, count), self.device) for start in starts]
+        return [source.look(self.splits[split], start, min(start + self.batch, count), self.device) for start in starts]
 
     def _chunk(self, level: str, batch: Batch) -> tuple[States, Tensor | None, Batch]:
         one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
@@ -56,23 +62,44 @@ class Bench:
             states, condition = one.states(level, self.stack.nodes[level].source), one.here(level).condition
         return _on(CPU, states), None if condition is None else condition.cpu(), batch
 
-    def predict(self, level: str, split: str, start: int, steps: int) -> States:
-        """Own steps start+1 ... start+steps, predicted from own steps 0 ... start."""
-        seen, condition = self.observe(level, split).states, self._conditions[level, split]
+    def predict(self, level: str, split: str, start: int, steps: int, futures: int = 0) -> States:
+        """Own steps start+1 ... start+steps, predicted from own steps 0 ... start; with `futures` so many of each sample."""
+        seen, condition = self.observe(level, split), self._conditions[level, split]
         if not hasattr(self.stack.levels[level], "rollout"):
             raise Mistake(f"level {level!r} predicts no later states: a {self.stack.nodes[level].plan.component.name} cannot")
-        rows = torch.arange(len(seen.time))
-        chunks = [rows[at : at + self.batch] for at in range(0, len(rows), self.batch)]
-        rolled = [self._rolled(level, seen.rows(i), None if condition is None else condition[i], start, steps) for i in chunks]
+        z = self._drawn(level, seen.batch["ids"], steps, futures) if futures else None
+        rows = torch.arange(len(seen.states.time)).repeat_interleave(max(1, futures))
+        rolled = []
+        for at in torch.split(torch.arange(len(rows)), self.batch):
+            known, given = seen.states.rows(rows[at]), None if condition is None else condition[rows[at]]
+            rolled.append(self._rolled(level, known, given, None if z is None else z[at.to(z.device)], start, steps))
         return _cat_states(rolled)
 
-    def _rolled(self, level: str, seen: States, condition: Tensor | None, start: int, steps: int) -> States:
+    def _drawn(self, level: str, ids: Tensor, steps: int, futures: int) -> Tensor:
+        """(n * futures, steps, Z): what the latent of a level draws, keyed by sample."""
+        latent = getattr(self.stack.levels[level], "latent", None)
+        if latent is None:
+            raise Mistake(f"level {level!r} knows one future: it has no latent to draw others from")
+        key = Key.of(self.stack.seed, "drawn", level, device=self.device).fold(ids)
+        with at_rest(self.stack):
+            return latent.sample(futures * steps, key).view(len(ids) * futures, steps, -1)
+
+    def _rolled(self, level: str, seen: States, condition: Tensor | None, z: Tensor | None, start: int, steps: int) -> States:
         actions = None if seen.actions is None else seen.actions[:, start : start + steps].to(self.device)
         known, predicting = _on(self.device, seen.slice(0, start + 1)), self.stack.levels[level]
         if condition is not None:
             condition = condition[:, : start + 1].to(self.device)
         with at_rest(self.stack):
-            return _on(CPU, predicting.rollout(known, actions, steps, condition))  # type: ignore[operator]
+            return _on(CPU, predicting.rollout(known, actions, steps, condition, z))  # type: ignore[operator]
+
+    def energies(self, level: str, split: str) -> dict[str, Tensor]:
+        """What the level says of the same samples: `energy`, `trivial` and, where it is known, `shuffled` (n, T)."""
+        source, found = self.stack.nodes[level].source, []
+        for batch in self._batches(level, split):
+            with at_rest(self.stack):
+                outcome = self.stack.levels[level](Pass(self.stack, {source: batch}, step=0, whole=True).here(level))
+            found.append({name: kept.cpu() for name in ENERGIES if (kept := getattr(outcome, name)) is not None})
+        return {name: torch.cat([one[name] for one in found]) for name in ENERGIES if all(name in one for one in found)}
 
 
 def _on(device: torch.device, states: States) -> States:
@@ -107,15 +134,27 @@ def probes(study: Study, only: str | None = None) -> dict[str, Any]:
 
 
 def evaluate(
-    study: Study, stack: Stack, untrained: Stack, sources: Mapping[str, Source], device: torch.device, only: str | None = None
+    study: Study,
+    stack: Stack,
+    untrained: Stack | None,
+    sources: Mapping[str, Source],
+    device: torch.device,
+    only: str | None = None,
+    held: str = "test",
 ) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
-    """`probe/<label>/<score>` of the stack, `.../untrained_<score>` of the same stack before training, and what draws them."""
+    """`probe/<label>/<score>` of the stack, `.../untrained_<score>` of the same stack before training, and what draws them.
+
+    Probes are fitted on `train`, and scored on the split `held`.
+    """
     made = probes(study, only)
-    trained, fresh = (Bench(one, sources, study, device) for one in (stack, untrained))
+    trained = Bench(stack, sources, study, device, held)
+    benches = (
+        {"": trained} if untrained is None else {"": trained, "untrained_": Bench(untrained, sources, study, device, held)}
+    )
     scores: dict[str, float] = {}
     for label, probe in made.items():
-        scores |= {f"probe/{label}/{name}": value for name, value in _measured(label, probe, trained).items()}
-        scores |= {f"probe/{label}/untrained_{name}": value for name, value in _measured(label, probe, fresh).items()}
+        for when, bench in benches.items():
+            scores |= {f"probe/{label}/{when}{name}": value for name, value in _measured(label, probe, bench).items()}
     draws: list[Callable[[Any], None]] = [partial(probe.draw, trained) for probe in made.values() if hasattr(probe, "draw")]
     return scores, draws
 

@@ -18,11 +18,10 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, NonNegative, Positive, Spec
-from hjepa.randomness import Key, integers, normal, permuted, uniform
-from hjepa_data.splits import SPLITS, known
+from hjepa.randomness import Key, integers, normal, uniform
+from hjepa_data.scans import resampled, scans
+from hjepa_data.splits import known
 
-SHARES = (0.7, 0.8, 1.0)
-"""Where the part of the scans that belongs to train, valid and test ends."""
 CELLS = 8
 """The background repeats after so many cells, which is twice the canvas."""
 
@@ -38,6 +37,8 @@ class MovingDigits:
         slowest, fastest: the range of a digit's speed in pixels a frame; it keeps its speed for the whole sample.
         noise: standard deviation of the normal noise added to each pixel.
         drift: speed of the background in pixels a frame; 0 is a black background without texture.
+        turns: whether each digit once turns by 90 degrees, to the left or to the right at random, each in half of the cases, at a
+            random frame of the middle half of the sample. Nothing before that frame tells which way, or when.
         flow: whether batches hold `flow`, which costs about as much time as the frames and twice their memory.
         samples: how many samples an epoch of `train` has.
         held_out: how many samples `valid` has, and `test`.
@@ -52,6 +53,8 @@ class MovingDigits:
             second.
         flow (B,T-1,2,S,S): (x, y) in pixels from each frame to the next: for a pixel with ink, what its top-most digit really
             travels (also where it bounces on the way); for any other, what the background travels.
+        turn, moment (B,G) int64, with `turns`: 1 for the right as one sees it (clockwise), -1 for the left; and the frame where it
+            turns, the first with the new velocity.
 
     Scans are dealt out to the splits once and for all, whatever the seed: no scan is in two splits.
     A sample is a pure function of the seed, the split and its id.
@@ -69,6 +72,7 @@ class MovingDigits:
         fastest: Positive = 3.0,
         noise: NonNegative = 0.0,
         drift: NonNegative = 0.0,
+        turns: bool = False,
         flow: bool = False,
         samples: Count = 100_000,
         held_out: Count = 1000,
@@ -80,7 +84,8 @@ class MovingDigits:
         if slowest > fastest:
             raise ValueError(f"slowest is {slowest}, faster than fastest ({fastest})")
         self.seed, self.digits, self.frames, self.size, self.digit_size = seed, digits, frames, size, digit_size
-        self.slowest, self.fastest, self.noise, self.drift, self.flow = slowest, fastest, noise, drift, flow
+        self.slowest, self.fastest, self.noise, self.drift = slowest, fastest, noise, drift
+        self.turns, self.flow = turns, flow
         self.lengths = {"train": samples, "valid": held_out, "test": held_out}
         self.name = "train"
         self.streams = {"frames": Spec(maps=((1, size, size),), ticks=tuple(range(frames)))}
@@ -108,6 +113,8 @@ class MovingDigits:
         }
         if self.flow:
             batch["flow"] = _flow(ink[:, :, :-1] > 0, corner.diff(dim=1).float(), pan)
+        if self.turns:
+            batch["turn"], batch["moment"] = self._turns(key)
         return batch
 
     def _paths(self, key: Key) -> tuple[Tensor, Tensor]:
@@ -117,11 +124,28 @@ class MovingDigits:
         """
         reach = self.size - self.digit_size
         speed = self.slowest + (self.fastest - self.slowest) * uniform(key, "speed", (self.digits, 1)).double()
-        straight = speed * _direction(key, "direction", self.digits)
+        straight = speed * direction(key, "direction", self.digits)
         start = 2 * reach * uniform(key, "start", (self.digits, 2)).double()
-        around = (start[:, None] + straight[:, None] * self._time(key)[:, None, None]) % (2 * reach)
-        velocity = torch.where(around < reach, straight[:, None], -straight[:, None])
+        time, course = self._time(key)[:, None, None], straight[:, None]
+        around = (start[:, None] + course * time) % (2 * reach)
+        if self.turns:
+            side, moment = self._turns(key)
+            at = (start + straight * moment[..., None]) % (2 * reach)
+            # A wall that was passed mirrors left and right; passed once in x and once in y, it does not.
+            side = side * torch.where(at < reach, 1, -1).prod(dim=-1)
+            turned = side[..., None] * torch.stack([-straight[..., 1], straight[..., 0]], dim=-1)
+            since, later = time - moment[:, None, :, None], time >= moment[:, None, :, None]
+            around = torch.where(later, (at[:, None] + turned[:, None] * since) % (2 * reach), around)
+            course = torch.where(later, turned[:, None], course)
+        velocity = torch.where(around < reach, course, -course)
         return reach - (around - reach).abs(), velocity
+
+    def _turns(self, key: Key) -> tuple[Tensor, Tensor]:
+        """(B,G) int64 each: the side that each digit turns to, and the frame."""
+        early = max(1, self.frames // 4)
+        late = max(early + 1, self.frames - self.frames // 4)
+        side = 2 * integers(key, "side", 0, 2, (self.digits,)) - 1
+        return side, integers(key, "moment", early, late, (self.digits,))
 
     def _ink(self, images: Tensor, corner: Tensor) -> Tensor:
         """Images (B,G,N,N) with their corners at (B,T,G,2) -> (B,G,T,S,S), 0 outside of the boxes."""
@@ -139,7 +163,7 @@ class MovingDigits:
         nodes = 0.5 * uniform(key, "texture", (CELLS, CELLS))
         around = torch.cat([nodes, nodes[:, :1]], dim=1)
         around = torch.cat([around, around[:, :, :1]], dim=2)
-        pan = self.drift * _direction(key, "drift", 1)
+        pan = self.drift * direction(key, "drift", 1)
         moved = pan * self._time(key)[:, None]
         at = (self._pixels(moved) - moved[..., None]) * (CELLS / (2 * self.size))
         at = (at % CELLS).float()
@@ -161,27 +185,13 @@ class MovingDigits:
 
 
 @cache
-def scans(split: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The split's images (R,10,10) in [0,1], each with a rim of zeros, and their labels (R,)."""
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    count = len(source.target)
-    ends = [0, *(round(count * share) for share in SHARES)]
-    place = SPLITS.index(split)
-    rows = permuted(torch.arange(ends[place], ends[place + 1]), count, Key.of("moving_digits", "scans"))
-    images = torch.nn.functional.pad(torch.from_numpy(source.images).float() / 16, (1, 1, 1, 1))
-    return images[rows].to(device), torch.from_numpy(source.target)[rows].long().to(device)
-
-
-@cache
 def _directions(device: torch.device) -> Tensor:
     """(4096, 2) float64 around the circle: looked up, so that cosines have the same bits in any batch and on any device."""
     angles = [math.tau * turn / 4096 for turn in range(4096)]
     return torch.tensor([(math.cos(angle), math.sin(angle)) for angle in angles], dtype=torch.float64, device=device)
 
 
-def _direction(key: Key, stream: str, count: int) -> Tensor:
+def direction(key: Key, stream: str, count: int) -> Tensor:
     """(B, count, 2) float64 of length 1."""
     table = _directions(key.word.device)
     return table[integers(key, stream, 0, len(table), (count,))]
@@ -193,24 +203,3 @@ def _flow(inked: Tensor, travel: Tensor, pan: Tensor) -> Tensor:
     for layer, way in zip(inked.unbind(dim=1), travel.unbind(dim=2), strict=True):
         flow = torch.where(layer[:, :, None], way[..., None, None], flow)
     return flow
-
-
-def resampled(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Images (R,N,N) at columns x and rows y, (R,T,S) each in [0, N-1] -> (R,T,S,S), bilinear.
-
-    One axis after the other, by copying whole rows: no matrix product, whose bits could depend on the batch.
-    """
-    count, steps, size = x.shape
-    columns = _between(images.mT.contiguous(), x.flatten(1))
-    columns = columns.reshape(count, steps, size, -1).mT.flatten(0, 1)
-    return _between(columns, y.flatten(0, 1)).reshape(count, steps, size, size)
-
-
-def _between(rows: Tensor, at: Tensor) -> Tensor:
-    """Rows (R,N,W) at places (R,P) in [0, N-1] -> (R,P,W), linear between neighbours."""
-    count, nodes = rows.shape[:2]
-    low = at.floor().clamp(max=nodes - 2)
-    index = low.long() + nodes * torch.arange(count, device=at.device)[:, None]
-    flat, upper = rows.flatten(0, 1), (at - low)[..., None]
-    embedding = torch.nn.functional.embedding
-    return embedding(index, flat).mul_(1 - upper).add_(embedding(index + 1, flat).mul_(upper))

@@ -1,8 +1,9 @@
 """A transformer over time that predicts the next step: block-causal, as the predictor of V-JEPA 2-AC (Assran et al. 2025).
 
 Tokens of one step see each other and all steps before; the step index turns queries and keys (rotary, Su et al. 2021), so that
-only how far apart two steps are matters. What leads to the next step (action, condition, latent) modulates every block
-(adaLN-Zero, Peebles & Xie 2023).
+only how far apart two steps are matters. What leads to the next step (action, condition) modulates every block (adaLN-Zero,
+Peebles & Xie 2023). A latent is mixed in after the blocks, step by step: it changes the prediction of one step and no other,
+so that the best z of each step can be searched for by itself, and what a step says of later ones is said by its state alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa.contracts import Count, Fraction, Positive, Spec, States
-from hjepa.nn import Block, Past, PlainNorm, grid_positions, linear, rotation, sincos
+from hjepa.nn import MLP, Block, Past, PlainNorm, grid_positions, linear, rotation, sincos
 
 
 class Carry(TypedDict):
@@ -58,12 +59,13 @@ class Causal(nn.Module):
             raise ValueError(f"width {width} is not a multiple of {pair}: each of {heads} heads turns pairs of channels")
         self.spec, self.heads, self.width, self.residual = spec, heads, width, residual
         self.leads = {"action": spec.actions, "condition": spec.condition, "z": spec.latent}
-        wide = sum(self.leads.values())
+        wide = spec.actions + spec.condition
         self.guide: nn.Module | None = nn.Sequential(linear(wide, width), nn.SiLU(), linear(width, width)) if wide else None
         self.embed = linear(spec.width, width)
         self.blocks = nn.ModuleList(Block(width, heads, depth, mlp_ratio, width if wide else 0, dropout) for _ in range(depth))
         self.norm = PlainNorm(width)
         self.out = linear(width, spec.width, scale=0.02 if residual else 1.0)
+        self.choose = MLP(width + spec.latent, width, width) if spec.latent else None
 
     def forward(self, states: States, condition: Tensor | None = None, z: Tensor | None = None) -> Tensor:
         """(B, T-1, N, D): steps 1 to T-1, each from the true steps before it.
@@ -75,7 +77,7 @@ class Causal(nn.Module):
         return self._extend(tokens, (), states.actions, _before_last(condition), z)[0]
 
     def start(self, states: States, condition: Tensor | None = None) -> Carry:
-        """The carry that has seen all of `states`; z of its steps is 0."""
+        """The carry that has seen all of `states`."""
         tokens = _read(states)
         condition = tokens.new_zeros(len(tokens), 1, 0) if condition is None else condition
         actions = states.actions if states.steps > 1 else tokens.new_zeros(len(tokens), 0, self.spec.actions)
@@ -101,7 +103,8 @@ class Causal(nn.Module):
         """What comes after each step of tokens (B, T, N, D) that follow `past`, and the past of the steps after them."""
         count, each = tokens.shape[1:3]
         before = past[0][0].shape[2] // each if past else 0
-        guide = self._guided(tokens, {"action": action, "condition": condition, "z": z})
+        leads = self._leads(tokens, {"action": action, "condition": condition, "z": z})
+        guide = None if self.guide is None else self.guide(torch.cat(leads[:2], dim=-1))[:, :, None]
         index = torch.arange(before + count, device=tokens.device).repeat_interleave(each)
         new = index[before * each :]
         by = rotation(new[:, None], self.width // self.heads)
@@ -111,23 +114,25 @@ class Causal(nn.Module):
         for i, block in enumerate(self.blocks):
             x, seen = cast(Block, block).extend(x, past[i] if past else None, mask, by, guide)
             present.append(seen)
-        out: Tensor = self.out(self.norm(x)[0])
+        x = self.norm(x)[0]
+        if self.choose is not None:
+            x = x + self.choose(torch.cat((x, leads[2][:, :, None].expand(*x.shape[:3], -1)), dim=-1))
+        out: Tensor = self.out(x)
         return tokens + out if self.residual else out, tuple(present)
 
-    def _guided(self, tokens: Tensor, given: dict[str, Tensor | None]) -> Tensor | None:
-        """(B, T, 1, width): all that leads from each step of `tokens` to the next; none where nothing does."""
+    def _leads(self, tokens: Tensor, given: dict[str, Tensor | None]) -> list[Tensor]:
+        """(B, T, A), (B, T, C) and (B, T, Z): what leads from each step of `tokens` to the next; width 0 where nothing does."""
         batch, count = tokens.shape[:2]
         if given["z"] is None:
             given["z"] = tokens.new_zeros(batch, 1, self.leads["z"])
+        leads = []
         for what, wide in self.leads.items():
-            got = 0 if (lead := given[what]) is None else lead.shape[-1]
-            if got != wide:
-                raise ValueError(f"causal is made for {what} of width {wide}, and is given width {got}")
-        if self.guide is None:
-            return None
-        leads = [lead if lead.ndim == 3 else lead[:, None] for lead in given.values() if lead is not None]
-        guide: Tensor = self.guide(torch.cat([lead.to(tokens.dtype).expand(batch, count, -1) for lead in leads], dim=-1))
-        return guide[:, :, None]
+            lead = tokens.new_zeros(batch, 1, 0) if (known := given[what]) is None else known
+            if lead.shape[-1] != wide:
+                raise ValueError(f"causal is made for {what} of width {wide}, and is given width {lead.shape[-1]}")
+            lead = lead if lead.ndim == 3 else lead[:, None]
+            leads.append(lead.to(tokens.dtype).expand(batch, count, -1))
+        return leads
 
 
 def _read(states: States) -> Tensor:

@@ -4,6 +4,9 @@ Joint-embedding prediction over time (LeCun 2022, section 4): the states of a le
 a predictor says the next state from those before it. Teacher forcing trains one step from true states; a rollout of K steps, each from
 the one predicted before (Assran et al. 2025, V-JEPA 2-AC; Sobal et al. 2025, PLDM), trains the predictor on its own mistakes.
 Both terms fall to zero on constant states: what keeps the level alive is its `prevention`.
+
+With a latent, z says what the steps before cannot: the energy of a step is F(x, y) = E(x, y, z) + R(z), where z is inferred from
+the step that came (LeCun 2022, section 4.4), and the futures that may come are predicted with z drawn from its prior.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from hjepa.contracts import (
     Encoder,
     Energy,
     Here,
+    Latent,
     MacroAction,
     Outcome,
     Pair,
@@ -41,8 +45,11 @@ class Forecast(nn.Module):
     """Predicts its own next states.
 
     encoder, predictor, energy, prevention: components; macro_action: makes one action of the actions between two own steps (by
-    default they are joined); weight_of_prediction: of the teacher-forced term; rollout: steps K that are predicted from predicted
-    states, 0 for none; weight_of_rollout: of their mean energy; context: true steps that a rollout starts from at least.
+    default they are joined); latent: what the prediction cannot know, by default nothing; weight_of_prediction: of the
+    teacher-forced term; rollout: steps K that are predicted from predicted states, 0 for none; weight_of_rollout: of their mean
+    energy; context: true steps that a rollout starts from at least.
+
+    z of step t leads to step t + 1. A rollout in training takes the z that were inferred for the same steps, without gradient.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class Forecast(nn.Module):
         energy: Build[Energy],
         prevention: Sequence[Build[Prevention]] = (),
         macro_action: Build[MacroAction] | None = None,
+        latent: Build[Latent] | None = None,
         weight_of_prediction: Schedule = Schedule.of(1.0),
         rollout: Whole = 0,
         weight_of_rollout: Schedule = Schedule.of(1.0),
@@ -66,7 +74,9 @@ class Forecast(nn.Module):
         self.encoder = encoder(spec)
         self.macro_action = macro_action(spec) if macro_action else None
         actions = self.macro_action.width if self.macro_action else spec.actions
-        self.spec = replace(spec.encoded(self.encoder.spec), actions=actions)
+        known = replace(spec.encoded(self.encoder.spec), actions=actions)
+        self.latent = latent(known) if latent else None
+        self.spec = replace(known, latent=self.latent.width if self.latent else 0)
         self.predictor = predictor(self.spec)
         self.energy = energy(self.spec)
         self.preventions = Preventions(self.spec, prevention)
@@ -83,33 +93,74 @@ class Forecast(nn.Module):
         return replace(states, actions=self.macro_action(below.actions))
 
     def forward(self, here: Here) -> Outcome:
-        """One step of training: energies (B, T-1) of steps 1 to T-1, and the weighted terms."""
-        states, targets = here.states, self.preventions.targets(here)
-        prediction, target = self.predictor(states, here.condition), targets.tokens[:, 1:]
-        energy = self._energy(prediction, target, targets.valid)
-        with torch.no_grad():
-            trivial = self._energy(states.tokens[:, :-1], target, targets.valid)
-        terms = {"prediction": energy.mean()}
-        if self.horizon:
-            terms["rollout"] = self._rollout_energy(here, targets).mean()
-        terms = {name: self.weights[name](here.step) * term for name, term in terms.items()}
-        terms |= self.preventions.terms(Pair(prediction, target, states.tokens), here)
-        return Outcome(energy, trivial, terms, {"states": states.tokens.detach().flatten(0, 2)})
+        """One step of training: energies (B, T-1) of steps 1 to T-1, and the weighted terms.
 
-    def _energy(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-        """(B, T-1): the mean over the tokens that are valid."""
-        energy = self.energy(prediction, target)
-        if valid is None:
+        `energy` is E + R(z), without a latent just E; `trivial` needs no z. `shuffled` is the same with the targets of the sample
+        before, z inferred anew for them; the term `prediction` is of E alone, and `latent` is what z is trained with.
+        """
+        states, targets = here.states, self.preventions.targets(here)
+        z, penalty = self._inferred(here, targets)
+        prediction = self.predictor(states, here.condition, z)
+        fit = self._energy(prediction, targets)
+        with torch.no_grad():
+            trivial = self._energy(states.tokens[:, :-1], targets)
+        terms = {"prediction": fit.mean()}
+        if self.horizon:
+            terms["rollout"] = self._rollout_energy(here, targets, z).mean()
+        terms = {name: self.weights[name](here.step) * term for name, term in terms.items()}
+        if penalty is not None:
+            terms["latent"] = penalty.mean()
+        terms |= self.preventions.terms(Pair(prediction, targets.tokens[:, 1:], states.tokens), here)
+        embeddings = {"states": states.tokens.detach().flatten(0, 2)}
+        return Outcome(self._free(fit, z), trivial, terms, embeddings, self._shuffled(here, targets), self._logs(z))
+
+    def _inferred(self, here: Here, targets: States) -> tuple[Tensor | None, Tensor | None]:
+        """z (B, T-1, Z) for the targets, and what it is trained with (B, T-1); neither without a latent."""
+        if self.latent is None:
+            return None, None
+
+        def energy_of(z: Tensor) -> Tensor:
+            return self._energy(self.predictor(here.states, here.condition, z), targets)
+
+        return self.latent.infer(energy_of, _filled(here.states)[:, :-1], _filled(targets)[:, 1:], here.key)
+
+    def _free(self, fit: Tensor, z: Tensor | None) -> Tensor:
+        """(B, T-1): E + R(z)."""
+        return fit if z is None or self.latent is None else fit + self.latent.penalty(z)
+
+    @torch.no_grad()
+    def _shuffled(self, here: Here, targets: States) -> Tensor | None:
+        """(B, T-1): the energy of the targets of the sample before; none while training, and where there is one sample only."""
+        batch = len(targets.time)
+        if self.training or batch == 1:
+            return None
+        wrong = targets.rows(torch.arange(batch, device=targets.time.device).roll(1))
+        z, _ = self._inferred(here, wrong)
+        return self._free(self._energy(self.predictor(here.states, here.condition, z), wrong), z)
+
+    def _logs(self, z: Tensor | None) -> dict[str, Tensor]:
+        """What the latent says of the z of this batch."""
+        logs = getattr(self.latent, "logs", None)
+        if z is None or logs is None:
+            return {}
+        return {f"latent.{name}": value for name, value in logs(z.detach()).items()}
+
+    def _energy(self, prediction: Tensor, targets: States) -> Tensor:
+        """(B, T-1): of steps 1 to T-1 of the targets, the mean over the tokens that are valid."""
+        energy = self.energy(prediction, targets.tokens[:, 1:])
+        if targets.valid is None:
             return energy.mean(dim=2)
-        counted = valid[:, 1:].to(energy.dtype)
+        counted = targets.valid[:, 1:].to(energy.dtype)
         return (energy * counted).sum(dim=2) / counted.sum(dim=2).clamp(min=1)
 
-    def _rollout_energy(self, here: Here, targets: States) -> Tensor:
+    def _rollout_energy(self, here: Here, targets: States, z: Tensor | None) -> Tensor:
         """(B, K): the energy of each step of a rollout that starts at a step keyed by the training step."""
         states = here.states
         start = int(randomness.integers(here.step_key, "start", self.context, states.steps - self.horizon + 1))
-        actions = None if states.actions is None else states.actions[:, start - 1 : start - 1 + self.horizon]
-        rolled = self.rollout(states.slice(0, start), actions, self.horizon, _until(here.condition, start))
+        leads = slice(start - 1, start - 1 + self.horizon)
+        actions = None if states.actions is None else states.actions[:, leads]
+        z = None if z is None else z.detach()[:, leads]
+        rolled = self.rollout(states.slice(0, start), actions, self.horizon, _until(here.condition, start), z)
         target = targets.tokens[:, start : start + self.horizon]
         return self.energy(rolled.tokens, target).mean(dim=2)
 
@@ -144,3 +195,8 @@ class Forecast(nn.Module):
 def _until(condition: Tensor | None, start: int) -> Tensor | None:
     """The part of a condition that belongs to the first `start` steps."""
     return condition if condition is None or condition.shape[1] == 1 else condition[:, :start]
+
+
+def _filled(states: States) -> Tensor:
+    """(B, T, N, D), zeros where a token is not valid."""
+    return states.tokens if states.valid is None else states.tokens.masked_fill(~states.valid[..., None], 0)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Observation, Spec, States
 from hjepa.errors import Mistake
-from hjepa_probes.regression import Regression, aligned, fitted, r2, rmse, to_pixels, way
+from hjepa_probes.readout import aligned, fitted, r2, rmse, to_pixels
+from hjepa_probes.regression import Regression, way
 
 TICKS = 16
 quick = settings(max_examples=20, deadline=None)
@@ -207,7 +208,7 @@ def test_positions_find_their_pixels() -> None:
     inside = [i for i, p in enumerate(world.truth("test")[0]) if p[:, 0].abs().max() < 6 and p[:, 1].abs().max() < 10]
     assert len(inside) > 20
     found = type(whole)(*(part[inside] for part in vars(whole).values()))
-    place = to_pixels(world.observe("fast", "test").batch["frames"][inside], found)
+    place = to_pixels(world.observe("fast", "test").batch["frames"][inside], found.time, found.truth)
     assert place is not None
     assert torch.allclose(place, torch.tensor([[2, 1], [16, 14]]).double(), atol=0.05)
 

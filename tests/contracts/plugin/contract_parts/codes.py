@@ -19,10 +19,13 @@ class Codes(nn.Module):
         self.width = width
         self.codes = nn.Parameter(torch.randn(count, width))
 
-    def infer(self, energy_of_z: Callable[[Tensor], Tensor], shape: tuple[int, ...], key: Key) -> Tensor:
+    def infer(
+        self, energy_of_z: Callable[[Tensor], Tensor], context: Tensor, target: Tensor, key: Key
+    ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            energies = torch.stack([energy_of_z(code.expand(*shape, -1)) for code in self.codes])
-        return self.codes[energies.argmin(dim=0)]
+            energies = torch.stack([energy_of_z(code.expand(*target.shape[:-2], -1)) for code in self.codes])
+        z = self.codes[energies.argmin(dim=0)]
+        return z, self.penalty(z)
 
     def sample(self, count: int, key: Key) -> Tensor:
         return self.codes[integers(key, "code", 0, len(self.codes), (count,))]

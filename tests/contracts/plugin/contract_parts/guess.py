@@ -45,12 +45,12 @@ class Guess(nn.Module):
         def energy_of(z: Tensor) -> Tensor:
             return self.energy(self.predictor(states, here.condition, z), target).mean(dim=2)
 
-        z = self.latent.infer(energy_of, tuple(target.shape[:2]), here.key)
+        z, penalty = self.latent.infer(energy_of, states.tokens[:, :-1], target, here.key)
         prediction = self.predictor(states, here.condition, z)
         energy = self.energy(prediction, target).mean(dim=2)
         with torch.no_grad():
             trivial = self.energy(states.tokens[:, :-1], target).mean(dim=2)
-        terms = {"prediction": energy.mean(), "latent": self.latent.penalty(z).mean()}
+        terms = {"prediction": energy.mean(), "latent": penalty.mean()}
         terms |= self.preventions.terms(Pair(prediction, target, states.tokens), here)
         return Outcome(energy, trivial, terms, {"states": states.tokens.detach().flatten(0, 2)})
 
