@@ -83,7 +83,7 @@ def steps(trainer: Trainer, journal: Journal, count: int, phase: Callable[[str],
             step, batch = next(batches)
         outcomes = trainer.step(step, batch)
         trainer.done = step + 1
-    trainer._record(journal, outcomes)
+    trainer._record(journal, outcomes, False)
 
 
 def by_phase(trainer: Trainer, journal: Journal, count: int, watch: Watch) -> Own:
