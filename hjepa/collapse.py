@@ -33,6 +33,10 @@ MEANT = 0.03
 """Complete collapse as well: less than `FAINT` is left of the spread, and what is left, times how well its energy tells true targets
 from wrong ones, is less than `MEANT`: it is mostly the jitter that an optimizer leaves of a level that nothing keeps apart."""
 
+FADING = 0.04
+"""Complete collapse as well: less than this of `variance_left`, and no term keeps what is left apart. It takes hundreds of steps to
+shrink by another half, and nothing will turn it round."""
+
 ONE_DIRECTION = 1.5
 """Dimensional collapse: an effective rank below this. How many directions a living level needs follows from what moves in its
 world (two for an angle, whatever the width), so the threshold is no share of the width: about one direction is left, or not."""
@@ -148,18 +152,23 @@ def spectrum(embedding: Tensor) -> list[float]:
     return [float(value) for value in values / largest]
 
 
-def verdict(now: Reading, initial_std: float, settled: bool) -> str:
+def fading(now: Reading, initial_std: float, settled: bool) -> bool:
+    """Whether so little is left that it matters whether anything keeps it apart."""
+    return settled and now.std_ratio(initial_std) < FAINT and now.variance_left(initial_std) < FADING
+
+
+def verdict(now: Reading, initial_std: float, settled: bool, held: bool = True) -> str:
     """`healthy`, or words that begin with what is wrong.
 
     `initial_std` is the level's `std` before training. `settled`: training has had time (its first tenth is over), so that
-    energies that tell nothing are a finding.
+    energies that tell nothing are a finding. `held`: whether something keeps the level apart; asked for where it is `fading`.
     """
     for name, value in asdict(now).items():
         if value is not None and not math.isfinite(value):
             return f"diverged ({name} is {value})"
     if now.rank == 0:
         return "undecided (a single embedding shows no spread)"
-    if _gone(now, initial_std, settled):
+    if _gone(now, initial_std, settled) or (fading(now, initial_std, settled) and not held):
         start, scale = _share(now.std, initial_std), _share(now.std, now.rms)
         return f"complete collapse (std at {_percent(start)} of its start, {_percent(scale)} of its scale)"
     full = now.rank / now.rank_share

@@ -21,6 +21,10 @@ from hjepa.stack import Pass, Stack
 ACTS = 0.05
 """A term acts on a level where its effect is at least this share of the strongest one."""
 
+HOLDS = 0.1
+"""What keeps a level apart holds it where it is at least so many times as strong as what pulls it together. At rest both are
+equally strong; where nothing is meant to hold, this is 0 but for noise."""
+
 Gradients = Sequence[Tensor | None]
 
 
@@ -44,6 +48,12 @@ def balance(effects: Mapping[str, float]) -> tuple[dict[str, float], dict[str, f
     least = ACTS * max(map(abs, effects.values()), default=0.0)
     ordered = sorted(((name, value) for name, value in effects.items() if abs(value) > least), key=lambda one: -abs(one[1]))
     return {name: value for name, value in ordered if value > 0}, {name: -value for name, value in ordered if value < 0}
+
+
+def held(effects: Mapping[str, Effect]) -> bool:
+    """Whether anything keeps a level apart that comes up to what pulls it together."""
+    push, pull = balance({name: effect.spread for name, effect in effects.items()})
+    return sum(push.values()) >= HOLDS * sum(pull.values())
 
 
 def measured(stack: Stack, batches: Mapping[str, Batch], step: int, levels: Sequence[str]) -> dict[str, dict[str, Effect]]:

@@ -72,7 +72,7 @@ class Monitor:
         for level, outcome in outcomes.items():
             readings = self._readings(outcome)
             self._first_energy(level, float(outcome.energy.mean()))
-            verdicts[level] = self._verdict(level, readings, settled)
+            verdicts[level] = self._verdict(level, readings, step, settled)
             for name, reading in readings.items():
                 prefix = f"collapse/{level}/" + (f"{name}." if name != next(iter(readings)) else "")
                 metrics |= {prefix + key: value for key, value in self._diagnostics(level, name, reading).items()}
@@ -97,13 +97,19 @@ class Monitor:
         """The energy of the first look."""
         return self.initial.setdefault(f"{level}.energy", energy)
 
-    def _verdict(self, level: str, readings: dict[str, Reading], settled: bool) -> str:
+    def _verdict(self, level: str, readings: dict[str, Reading], step: int, settled: bool) -> str:
         """The first embedding that is not healthy speaks for the level."""
         for name, reading in readings.items():
-            words = collapse.verdict(reading, self._start(level, name, reading), settled)
+            start = self._start(level, name, reading)
+            held = not collapse.fading(reading, start, settled) or self._held(level, step)
+            words = collapse.verdict(reading, start, settled, held)
             if words != "healthy":
                 return words if len(readings) == 1 else f"{words} in {name}"
         return "healthy"
+
+    def _held(self, level: str, step: int) -> bool:
+        """Whether anything keeps a level apart. Targets that a prevention gives may, and no single step shows it."""
+        return self._giving(level) is not None or effects.held(self.effects(step, [level])[level])
 
     # --- why ---
 
@@ -122,9 +128,8 @@ class Monitor:
         return effects.measured(self.stack, self.some, step, self.stack.trained if levels is None else levels)
 
     def _facts(self, level: str, look: Look, found: Mapping[str, Effect], step: int) -> Facts:
-        node, made = self.stack.nodes[level], self.stack.level(level)
-        lists = [module for module in made.modules() if isinstance(module, Preventions)]
-        prefixes = tuple(f"{level}/{name}." for one in lists for name in one.names)
+        node = self.stack.nodes[level]
+        prefixes = tuple(f"{level}/{name}." for one in self._preventions(level) for name in one.names)
         with at_rest(self.stack):
             below = Pass(self.stack, self.batches, step, whole=True).here(level).below
         energy, first = look.metrics[f"collapse/{level}/energy"], self.initial[f"{level}.energy"]
@@ -135,9 +140,16 @@ class Monitor:
             reads={name: look.verdicts[name] for name in node.reads if name in look.verdicts},
             effects=found,
             own=tuple(name for name in found if name.startswith(prefixes)),
-            giving=next((one.giving for one in lists if one.giving), None),
+            giving=self._giving(level),
             latent=bool(self.stack.composer.spec(level, node.source).latent),
         )
+
+    def _preventions(self, level: str) -> list[Preventions]:
+        return [module for module in self.stack.level(level).modules() if isinstance(module, Preventions)]
+
+    def _giving(self, level: str) -> str | None:
+        """The prevention that gives the targets of a level."""
+        return next((one.giving for one in self._preventions(level) if one.giving), None)
 
 
 def _varies(below: States) -> float:

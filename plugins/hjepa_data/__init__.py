@@ -17,3 +17,5 @@ def register(components: Components) -> None:
     components.add("dataset", "digits", "hjepa_data.digits:Digits")
     components.add("dataset", "branches", "hjepa_data.branches:Branches")
     components.add("dataset", "arrays", "hjepa_data.arrays:Arrays")
+    components.add("dataset", "constant", "hjepa_data.constant:Constant")
+    components.add("dataset", "out_of_order", "hjepa_data.out_of_order:OutOfOrder")

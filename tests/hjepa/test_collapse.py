@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hjepa.collapse import Reading, gaussian_rank, measure, spectrum, verdict
+from hjepa.collapse import Reading, fading, gaussian_rank, measure, spectrum, verdict
 
 seeds = st.integers(0, 2**31)
 rows_of = st.integers(40, 300)
@@ -254,6 +254,17 @@ def test_a_faint_level_lives_if_its_energy_knows_true_targets_from_wrong_ones() 
     assert says(faint, initial_std=0.3, energy=0.6, trivial=1.0, shuffled=0.7) == "healthy"
     unsettled = reading(faint, energy=0.6, trivial=1.0, shuffled=0.7)
     assert verdict(unsettled, 1.0, settled=False) == "healthy"
+
+
+def test_a_fading_level_lives_if_anything_keeps_it_apart() -> None:
+    """Whatever its energy knows still: and one that only changes its scale is not fading."""
+    faint = reading(gaussian(0, 200, 16) * 0.12 + 0.4, energy=0.6, trivial=1.0, shuffled=2.0)
+    assert fading(faint, 1.0, settled=True)
+    assert not fading(faint, 1.0, settled=False) and not fading(faint, 0.5, settled=True)
+    assert verdict(faint, 1.0, settled=True, held=True) == "healthy"
+    assert verdict(faint, 1.0, settled=True, held=False).startswith("complete collapse (std at 12")
+    scaled = reading(gaussian(0, 200, 16) * 0.12, energy=0.6, trivial=1.0, shuffled=2.0)
+    assert verdict(scaled, 1.0, settled=True, held=False) == "healthy"
 
 
 def test_an_energy_that_takes_any_target_is_told_from_one_that_learned_nothing_yet() -> None:

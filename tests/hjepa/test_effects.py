@@ -103,3 +103,11 @@ def test_where_everything_is_the_same_effects_are_finite(tmp_path: Path) -> None
     found = effects.measured(trainer.stack, trainer.monitor.batches, 0, ["frame", "moment"])
     numbers = [value for level in found.values() for one in level.values() for value in (one.spread, one.directions)]
     assert torch.tensor(numbers).isfinite().all()
+
+
+def test_what_comes_up_to_a_tenth_of_the_pull_holds() -> None:
+    def of(*spreads: float) -> dict[str, effects.Effect]:
+        return {str(number): effects.Effect(spread, 0.0) for number, spread in enumerate(spreads)}
+
+    assert effects.held(of(0.11, -1.0)) and effects.held(of(0.5, -2.0, -3.0)) and effects.held(of())
+    assert not effects.held(of(0.09, -1.0)) and not effects.held(of(-1.0, 0.0))

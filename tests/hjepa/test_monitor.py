@@ -14,7 +14,7 @@ import trainings
 from torch import nn
 from trainings import FULL, SMALL, changed, digests, left
 
-from hjepa import journal, train
+from hjepa import collapse, journal, train
 
 
 def state(trainer: train.Trainer) -> dict[str, str]:
@@ -112,6 +112,30 @@ def test_what_is_planted_in_a_stack_is_named(trainer: train.Trainer, words: str)
         PLANTED[words](trainer)
     look = trainer.monitor.look(5, settled=True)
     assert look.verdicts["frame"].startswith(words)
+
+
+def fade(trainer: train.Trainer) -> None:
+    """An eighth is left of its spread, and a third of what is left of its scale."""
+    with torch.no_grad():
+        encoder(trainer).weight.mul_(0.125)
+        spread = trainer.look.metrics["collapse/frame/std"] * 0.125
+        encoder(trainer).bias.fill_(4 * spread)
+
+
+@pytest.mark.parametrize(("prevention", "alive"), [([], False), (["vicreg"], True), (["stop_gradient"], True)])
+def test_a_fading_level_is_dead_where_nothing_keeps_it_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prevention: list[str], alive: bool
+) -> None:
+    """Whatever its energy says. Targets without gradient may keep it: no single step shows what they do."""
+    monkeypatch.setattr(collapse, "MEANT", 0.0)
+    trainer = trainings.opened(tmp_path / "run", changed(SMALL, ("levels.frame.prevention", prevention)))
+    trainer._look()
+    fade(trainer)
+    look = trainer.monitor.look(5, settled=True)
+    words = look.verdicts["frame"]
+    assert look.metrics["collapse/frame/std_ratio"] == pytest.approx(0.125, rel=0.1)
+    assert not words.startswith("complete collapse") if alive else words.startswith("complete collapse (std at 12")
+    assert trainer.monitor.look(5, settled=False).verdicts["frame"] == "healthy"
 
 
 def test_before_training_has_had_time_a_copy_is_no_finding(trainer: train.Trainer) -> None:
