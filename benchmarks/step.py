@@ -2,8 +2,7 @@
 
 Data are made by the training thread, and every tenth step is recorded. For the phases the trainer's own methods are watched
 from outside, each without what is watched within it; a GPU is waited for after each phase, so that there they add up to more
-than a step. FLOPs are those of the matrix products and convolutions of one step, forward and backward; attention is taken apart
-for the count, as torch does not count it whole.
+than a step. FLOPs are those that `hjepa.flops` counts.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Bench, Case, Own, run
-from hjepa import loading, registry, runs, study
+from hjepa import flops, loading, registry, runs, study
 from hjepa.journal import Journal
 from hjepa.train import Trainer
 
@@ -94,22 +91,6 @@ def by_phase(trainer: Trainer, journal: Journal, count: int, watch: Watch) -> Ow
     return Own({phase: watch.seconds[phase] / count for phase in (*PHASES, "rest")})
 
 
-class Untracked(nullcontext[None]):
-    """Counts for no module in particular: torch's own tracker stumbles where a module is called without gradient."""
-
-    parents = ("Global",)
-
-
-def flops(trainer: Trainer) -> int:
-    """Of one step."""
-    _, batch = next(loading.batches(trainer.sources, range(1), 0, trainer.device))
-    with patch("torch.utils.flop_counter.ModuleTracker", Untracked):
-        counter = FlopCounterMode(display=False)
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        trainer.step(0, batch)
-    return counter.get_total_flops()
-
-
 def measure(bench: Bench) -> None:
     found = registry.load()
     plan = study.read("quickstart", [*ENDLESS, f"train.device={bench.device.type}", *(SMALL if bench.quick else [])], found)
@@ -118,7 +99,8 @@ def measure(bench: Bench) -> None:
         trainer = Trainer(plan, run_folder, found, print)
         journal, watch = Journal(run_folder.journal), Watch(bench)
         count = 1 if bench.quick else plan.train.log_every
-        work = flops(trainer)
+        _, batch = next(loading.batches(trainer.sources, range(1), 0, trainer.device))
+        work = flops.counted(lambda: trainer.step(0, batch))
         cases: dict[str, Case] = {
             "steps": lambda: steps(trainer, journal, count, lambda phase: nullcontext()),
             "phases": lambda: by_phase(trainer, journal, count, watch),

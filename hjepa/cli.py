@@ -195,20 +195,27 @@ def compare(
 
 
 @app.command()
-def check(study: StudyName, overrides: Overrides = None, as_json: AsJson = False, no_plugin: Without = None) -> None:
+def check(
+    study: StudyName,
+    overrides: Overrides = None,
+    work: Annotated[bool, typer.Option("--flops", help="make the stack, and count what a step computes")] = False,
+    as_json: AsJson = False,
+    no_plugin: Without = None,
+) -> None:
     """Compose a study without allocating anything; say what each level reads, and refuse what cannot work."""
     registry = _plugins(no_plugin)
     plan = _study(study, overrides, registry)
     with _quiet_libraries():
-        from hjepa import report, search, stack
+        from hjepa import flops, report, search, stack
 
         plan.problems += search.problems(plan, registry)
         composed = stack.check(plan)
         rows = stack.described(composed)
+        counted = flops.of_step(plan) if work else None
     if as_json:
-        _print_json({"study": plan.name, "levels": rows})
+        _print_json({"study": plan.name, "levels": rows} | ({"flops": counted} if work else {}))
     else:
-        report.composition(rows, _console())
+        report.composition(rows, _console(), counted)
 
 
 @app.command()
@@ -347,6 +354,16 @@ def _say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def _hear() -> None:
+    """What components log under `hjepa` is said too."""
+    import logging
+
+    handler = logging.Handler()
+    handler.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("hjepa").addHandler(handler)
+    logging.getLogger("hjepa").setLevel(logging.INFO)
+
+
 def _complain(message: str) -> None:
     who = "" if _speaks() else f"process {os.environ.get('RANK')}: "
     print(who + message, file=sys.stderr, flush=True)
@@ -371,6 +388,7 @@ def _progress(plan: Study, console: Console) -> Iterator[Any]:
 
 def main() -> None:
     """The command line, with every mistake as one message and no traceback."""
+    _hear()
     try:
         sys.exit(app(prog_name="hjepa", standalone_mode=False))
     except Mistake as error:

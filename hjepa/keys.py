@@ -63,6 +63,13 @@ class Train(Keys):
     optimizer: Optimizer = Field(default=Optimizer(), description="a torch optimizer by name, with its options")
     groups: dict[str, dict[str, Any]] = Field(default={}, description="parameter name pattern -> optimizer options of its own")
     clip: Positive | None = Field(default=None, description="largest norm of the gradient")
+    accumulate: Count = Field(
+        default=1, description="parts that a batch is computed in; statistics over the batch are of each part"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of what is computed while training; weights stay float32"
+    )
+    compile: bool = Field(default=False, description="compile transformer blocks: slow to start, faster on a GPU")
     log_every: Count = Field(default=10, description="steps between two journal records")
     diagnose_every: Count = Field(default=20, description="steps between two looks at collapse, on held-out samples")
     checkpoint_every: Count = Field(default=100, description="steps between two checkpoints")

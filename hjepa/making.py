@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from hjepa import checkpoint, runs
 from hjepa.compose import Maker, make_sources, streams_of
 from hjepa.contracts import Dataset
 from hjepa.errors import Mistake
+from hjepa.nn.blocks import Block
 from hjepa.stack import Stack, load_state, owned_elsewhere
 from hjepa.study import Study
 
@@ -28,6 +31,32 @@ def device(study: Study) -> torch.device:
     if found.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
     return found
+
+
+def precision(study: Study, on: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """What training computes in. Mistake where bfloat16 is not what the hardware computes with: it is several times slower then."""
+    if study.train.precision == "float32":
+        return nullcontext
+    if not _has_bfloat16(on):
+        raise Mistake(
+            f"train.precision: bfloat16 is emulated on this {on.type.upper()}, and several times slower than float32; leave it out"
+        )
+    return partial(torch.autocast, on.type, torch.bfloat16)
+
+
+def _has_bfloat16(on: torch.device) -> bool:
+    if on.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def compile_blocks(stack: Stack) -> None:
+    """Every transformer block, each kind once. Mistake where there is none."""
+    blocks = [module for module in stack.modules() if isinstance(module, Block)]
+    if not blocks:
+        raise Mistake("train.compile: no level has transformer blocks, and they are what is compiled")
+    for block in blocks:
+        block.compile(dynamic=True)
 
 
 def made_sources(study: Study) -> dict[str, Dataset]:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hjepa import checkpoint, distributed, loading, optimizers, runs
+from hjepa import accumulate, checkpoint, distributed, loading, optimizers, runs
 from hjepa.collapse import collapsed
 from hjepa.contracts import Batch, Outcome
 from hjepa.effects import Effect, plain
 from hjepa.errors import Mistake
 from hjepa.evaluate import evaluate
 from hjepa.journal import Journal, read
-from hjepa.making import device, load_weights, made_sources, new_stack, transforms
+from hjepa.making import compile_blocks, device, load_weights, made_sources, new_stack, precision, transforms
 from hjepa.monitor import Look, Monitor
 from hjepa.randomness import seed_default_generators
 from hjepa.registry import Registry
@@ -69,6 +69,9 @@ class Trainer:
         datasets = made_sources(study)
         self.sources = loading.sources(study, datasets, transforms(study))
         self.stack = new_stack(study, datasets, self.device)
+        self.precision = precision(study, self.device)
+        if study.train.compile:
+            compile_blocks(self.stack)
         self.parameters = [parameter for parameter in self.stack.parameters() if parameter.requires_grad]
         self.buffers = kept_buffers(self.stack)
         self.optimizer = optimizers.make(study, self.stack)
@@ -118,10 +121,18 @@ class Trainer:
         """The gradient of the whole batch's loss, on every process."""
         seed_default_generators(self.study.seed, "step", step, distributed.rank())
         self.optimizer.optimizer.zero_grad(set_to_none=True)
-        outcomes = self.stack(batches, step)
+        parts = accumulate.parts(batches, self.study.train.accumulate)
+        outcomes = accumulate.together([self._backward(step, part, len(parts)) for part in parts])
         if outcomes:
-            self.stack.loss(outcomes, step).backward()  # type: ignore[no-untyped-call]
             distributed.average_gradients(self.parameters)
+        return outcomes
+
+    def _backward(self, step: int, batches: Mapping[str, Batch], count: int) -> dict[str, Outcome]:
+        """One of `count` parts of a batch."""
+        with self.precision():
+            outcomes = self.stack(batches, step)
+        if outcomes:
+            (self.stack.loss(outcomes, step) / count).backward()  # type: ignore[no-untyped-call]
         return outcomes
 
     # --- what is written down ---
