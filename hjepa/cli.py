@@ -360,8 +360,9 @@ def _hear() -> None:
 
     handler = logging.Handler()
     handler.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("hjepa").addHandler(handler)
-    logging.getLogger("hjepa").setLevel(logging.INFO)
+    logger = logging.getLogger("hjepa")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
 
 
 def _complain(message: str) -> None:

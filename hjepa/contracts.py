@@ -25,13 +25,10 @@ if TYPE_CHECKING:
 
     from hjepa.randomness import Key
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What travels
-# ---------------------------------------------------------------------------------------------------------------------
+# --- what travels -----------------------------------------------------------------------------------------------------
 
 Batch = dict[str, "Tensor"]
 """Tensors by what they are: `frames (B,T,C,H,W)`, `actions (B,T-1,A)`, `label`, `position`, `flow`, `views`..., `ids (B,)`.
-
 `NAME_valid (B,T,N)` bool says which tokens of the stream NAME are there, where samples differ in that.
 """
 
@@ -282,9 +279,7 @@ class Plan:
     """(B, 1) each."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Options
-# ---------------------------------------------------------------------------------------------------------------------
+# --- options ----------------------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -303,15 +298,19 @@ class Build(Generic[T]):
         raise NotImplementedError
 
 
+def by_name(name: str) -> Any:
+    """The default of an option that is a component: the one of that name, as a study would say it."""
+    return name
+
+
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One protocol a kind. `optional` names the methods that a component may leave out; `one_of` those of which it needs one.
-# ---------------------------------------------------------------------------------------------------------------------
+# --- one protocol a kind ----------------------------------------------------------------------------------------------
+# `optional` names the methods that a component may leave out; `one_of` those of which it needs one.
 
 
 class Dataset(Protocol):
@@ -380,10 +379,9 @@ class SetPredictor(Protocol):
     kind: ClassVar[str] = "predictor"
 
     def __call__(self, context: Packed, query: Packed, condition: Tensor | None = None, z: Tensor | None = None) -> Packed:
-        """`query` with values (M, D): each of its sets is filled in from the set of `context` at the same place, and no other.
+        """`query` with values (M, D): each set, any number a row, is filled in from the `context` of its row, and from no other set.
 
-        condition (B*T, C) and z (B*T, Z) belong to rows.
-        """
+        `context` has one set a row, in order. condition (B*T, C) and z (B*T, Z) belong to rows."""
 
 
 class StepPredictor(Protocol):
@@ -468,13 +466,16 @@ class Level(Protocol):
     """
 
     kind: ClassVar[str] = "level"
-    optional: ClassVar[tuple[str, ...]] = ("rollout", "start", "step", "space")
+    optional: ClassVar[tuple[str, ...]] = ("view", "rollout", "start", "step", "space")
     spec: Spec
     needs: int
     """How many own steps a sample must give for the level to have something to learn."""
 
     def encode(self, below: States) -> States:
         """Every step of `below`, at the level's own clock. The stack calls it once a step, if anybody asks."""
+
+    def view(self, encoder: Any, below: States) -> States:
+        """`encode` by that encoder in place of the level's own; a level whose encoder reads `below` as it is leaves it out."""
 
     def __call__(self, here: Here) -> Outcome: ...
 
@@ -562,7 +563,6 @@ class PlanningProblem(Protocol):
 
 class Planner(Protocol):
     """Finds actions. Bounds are kept, and the best seen is what is returned.
-
     `key` has one word a task (B,), of which its plan is a pure function: the same whatever is planned beside it. `warm` is the
     plan before, where one was made for the same problem.
     """
@@ -592,8 +592,8 @@ class Observation:
 class Observer(Protocol):
     """What a probe may look at: frozen features, in evaluation mode, always the same samples of a split."""
 
-    def observe(self, level: str, split: str) -> Observation:
-        """The level's states of up to `evaluate.samples` samples of a split, with their batch."""
+    def observe(self, level: str, split: str, features: str = "online") -> Observation:
+        """The level's states of up to `evaluate.samples` samples of a split, and their batch; `target`: as its teacher has them."""
 
     def predict(self, level: str, split: str, start: int, steps: int, futures: int = 0) -> States:
         """Own steps `start+1 .. start+steps` as predicted from own steps `0 .. start`; with `futures` so many of each sample, next to

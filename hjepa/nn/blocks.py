@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from hjepa.nn.attention import attend
+from hjepa.nn.attention import Attend, Mask, attend
 from hjepa.nn.positions import rotate
 
 Past = tuple[Tensor, Tensor]
@@ -50,8 +50,9 @@ class PlainNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, guide: Tensor | None = None) -> tuple[Tensor, Tensor | float]:
-        return self.norm(x), 1.0
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> tuple[Tensor, None]:
+        """The normed tokens, and no gate."""
+        return self.norm(x), None
 
 
 class AdaptiveNorm(nn.Module):
@@ -74,57 +75,87 @@ class AdaptiveNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Attention of tokens to each other and to those before them. ValueError where heads do not divide the width."""
 
-    def __init__(self, width: int, heads: int, scale: float = 1.0) -> None:
+    def __init__(self, width: int, heads: int, scale: float = 1.0, attend: Attend = attend) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
-        self.heads = heads
+        self.heads, self.attend = heads, attend
         self.project = linear(width, 3 * width)
         self.out = linear(width, width, scale)
 
-    def forward(self, x: Tensor, mask: Tensor | None, by: Tensor | None, past: Past | None) -> tuple[Tensor, Past]:
+    def forward(self, x: Tensor, mask: Mask, by: Tensor | None, past: Past | None) -> tuple[Tensor, Past]:
         """(B, ..., D) -> the same shape, and the keys and values of `past` and of x."""
         query, key, value = rearrange(self.project(x).flatten(1, -2), "b m (part h d) -> part b h m d", part=3, h=self.heads)
         if by is not None:
             query, key = rotate(query, by), rotate(key, by)
         if past is not None:
             key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
-        mixed = rearrange(attend(query, key, value, mask), "b h m d -> b m (h d)")
+        mixed = rearrange(self.attend(query, key, value, mask), "b h m d -> b m (h d)")
         return self.out(mixed).view_as(x), (key, value)
+
+    def of_some(self, x: Tensor, some: Tensor | slice, mask: Mask, by: Tensor | None) -> Tensor:
+        """x (B, M, D) -> what the tokens `some` of it give, (B, K, D). The others are looked at and ask for nothing."""
+        width, weight, bias = x.shape[-1], self.project.weight, self.project.bias
+        query = rearrange(F.linear(x[:, some], weight[:width], bias[:width]), "b m (h d) -> b h m d", h=self.heads)
+        seen = F.linear(x, weight[width:], bias[width:])
+        key, value = rearrange(seen, "b m (part h d) -> part b h m d", part=2, h=self.heads)
+        if by is not None:
+            query, key = rotate(query, by[some]), rotate(key, by)
+        return self.out(rearrange(self.attend(query, key, value, mask), "b h m d -> b m (h d)"))
 
 
 class Block(nn.Module):
     """Attention and MLP, each after its norm and added to the tokens.
 
     width, heads, mlp_ratio: the usual; depth: how many such blocks there are, for the initial weights;
-    guide: how wide the guide is, 0 without one; dropout: of each branch.
+    guide: how wide the guide is, 0 without one; dropout: of each branch; attend: what computes attention.
     """
 
     def __init__(
-        self, width: int, heads: int, depth: int, mlp_ratio: float = 4.0, guide: int = 0, dropout: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        depth: int,
+        mlp_ratio: float = 4.0,
+        guide: int = 0,
+        dropout: float = 0.0,
+        attend: Attend = attend,
     ) -> None:
         super().__init__()
         scale = (2 * depth) ** -0.5
         self.attention_norm, self.mlp_norm = (AdaptiveNorm(width, guide) if guide else PlainNorm(width) for _ in "am")
-        self.attention = SelfAttention(width, heads, scale)
+        self.attention = SelfAttention(width, heads, scale, attend)
         self.mlp = MLP(width, round(mlp_ratio * width), width, scale=scale)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, by: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask = None, by: Tensor | None = None, guide: Tensor | None = None) -> Tensor:
         """x (B, ..., D) with M tokens a sample; mask for `attend`; by: `rotation` of the M tokens; guide (B, ..., G)."""
         return self.extend(x, None, mask, by, guide)[0]
+
+    def of_some(self, x: Tensor, some: Tensor | slice, mask: Mask = None, by: Tensor | None = None) -> Tensor:
+        """x (B, M, D) -> what `forward` gives of the tokens `some`, (B, K, D), where nobody needs the others; without a guide.
+
+        For a last block. `mask` says which of all tokens these see.
+        """
+        mixed = self.attention.of_some(self.attention_norm(x)[0], some, mask, by)
+        x = x[:, some] + self.dropout(mixed)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)[0]))
 
     def extend(
         self,
         x: Tensor,
         past: Past | None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         by: Tensor | None = None,
         guide: Tensor | None = None,
     ) -> tuple[Tensor, Past]:
         """The same for tokens that come after `past`, and the past of the tokens after them."""
         normed, gate = self.attention_norm(x, guide)
         mixed, past = self.attention(normed, mask, by, past)
-        x = x + gate * self.dropout(mixed)
+        x = x + _through(gate, self.dropout(mixed))
         normed, gate = self.mlp_norm(x, guide)
-        return x + gate * self.dropout(self.mlp(normed)), past
+        return x + _through(gate, self.dropout(self.mlp(normed))), past
+
+
+def _through(gate: Tensor | None, branch: Tensor) -> Tensor:
+    return branch if gate is None else gate * branch

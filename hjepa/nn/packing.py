@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa.contracts import Packed
@@ -46,6 +47,15 @@ def padded(of: Packed) -> tuple[Tensor, Tensor]:
     values = of.values.new_zeros(*mask.shape, of.values.shape[-1])
     values[mask] = of.values
     return values, mask
+
+
+def led(of: Packed, by: Tensor) -> tuple[Packed, Tensor]:
+    """Each set with the same tokens `by` (R, D) before its own, at the origin; and where its own (M,) are then."""
+    count = len(of.lengths)
+    order = torch.cat((torch.arange(count, device=by.device).repeat_interleave(len(by)), sets(of))).argsort(stable=True)
+    values = torch.cat((by.repeat(count, 1), of.values))[order]
+    positions = F.pad(of.positions, (0, 0, count * len(by), 0))[order]
+    return replace(of, values=values, positions=positions, lengths=of.lengths + len(by)), order.argsort()[count * len(by) :]
 
 
 def set_means(x: Tensor, of: Packed) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 BASE = 10_000.0
@@ -52,10 +53,10 @@ def rotation(positions: Tensor, width: int, base: float = BASE) -> Tensor:
 
 
 def rotate(x: Tensor, by: Tensor) -> Tensor:
-    """Turn channel pair (j, j + D/2) of x (..., M, D) by the angle j of `by` (M, D/2, 2), in float32.
+    """Turn channel pair (2j, 2j + 1) of x (..., M, D) by the angle j of `by` (M, D/2, 2), in float32.
 
     Keeps the norm, is the identity at position 0, and <rotate(q, p), rotate(k, p')> depends on p - p' alone.
     """
-    cosine, sine = by.unbind(-1)
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1).to(x.dtype)
+    # A pair is a complex number: one product, which keeps nothing of x for the way back.
+    pairs = torch.view_as_complex(rearrange(x.float(), "... (j pair) -> ... j pair", pair=2))
+    return torch.view_as_real(pairs * torch.view_as_complex(by)).flatten(-2).to(x.dtype)

@@ -15,3 +15,4 @@ def register(components: Components) -> None:
     components.add("encoder", "conv", "hjepa_encoders.conv:Conv")
     components.add("encoder", "identity", "hjepa_encoders.identity:Identity")
     components.add("encoder", "latent_mlp", "hjepa_encoders.latent_mlp:LatentMLP")
+    components.add("encoder", "vit", "hjepa_encoders.vit:ViT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -231,6 +232,13 @@ def test_plugins_are_listed_by_kind_and_name(hjepa: Callable[..., Ended]):
     assert "beta: Positive = 1.0" in one
     assert "cosine" not in one
     assert hjepa("plugins", "planner").out == ""
+
+
+def test_what_a_component_logs_is_said_once(capsys: pytest.CaptureFixture[str]):
+    for _ in "ab":
+        cli._hear()
+    logging.getLogger("hjepa.attention").info("attention of packed sets: sdpa")
+    assert capsys.readouterr().err == "attention of packed sets: sdpa\n"
 
 
 def test_plugins_in_json_say_who_gives_what_and_what_it_takes(hjepa: Callable[..., Ended]):

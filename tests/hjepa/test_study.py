@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hjepa import compose, optimizers, stack, study
-from hjepa.contracts import Build, Count, Energy, Fraction, SetPredictor, Spec, StepPredictor
+from hjepa.contracts import Build, Count, Energy, Fraction, SetPredictor, Spec, StepPredictor, by_name
 from hjepa.errors import StudyMistake
 from hjepa.hookspecs import hookimpl
 from hjepa.registry import GROUP, Registry, load
@@ -42,7 +42,7 @@ class Many:
         named: dict[str, Build[Energy]] = {},  # noqa: B006
         nested: Mapping[str, list[Build[Energy]]] = {},
         some: Annotated[list[Build[Energy]], MinLen(1)] = ("l1",),
-        usual: Build[Energy] = "l2",
+        usual: Build[Energy] = by_name("l2"),
         set_predictor: Build[SetPredictor] | None = None,
         step_predictor: Build[StepPredictor] | None = None,
         count: Count = 3,

@@ -75,6 +75,20 @@ def test_extending_equals_doing_it_at_once() -> None:
     assert past[0].shape == past[1].shape == (2, 2, 6, 8)
 
 
+@pytest.mark.parametrize("some", [slice(2, None), torch.tensor([4, 0, 3])])
+def test_some_tokens_alone_are_what_they_are_among_all(some: slice | Tensor) -> None:
+    """Their values, and the gradients of weights and of all tokens."""
+    block = _awake(Block(16, 2, depth=1))
+    x, by, mask = _tokens(2, 6, 16).requires_grad_(), rotation(torch.arange(6)[:, None], 8), _tokens(6, 6).abs() < 1
+    mask |= torch.eye(6, dtype=torch.bool)
+    both = block(x, mask, by)[:, some], block.of_some(x, some, mask[some], by)
+    torch.testing.assert_close(*both, atol=1e-4, rtol=1e-4)
+    leaves = [x, *block.parameters()]
+    gradients = [torch.autograd.grad(one.square().mean(), leaves) for one in both]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
 def test_without_positions_tokens_are_a_set() -> None:
     block = _awake(Block(16, 4, depth=1))
     x, order = _tokens(2, 6, 16), torch.tensor([3, 1, 5, 0, 2, 4])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hjepa.contracts import Packed
-from hjepa.nn.packing import packed, padded, row_keys, set_means, sets, taken
+from hjepa.nn.packing import led, packed, padded, row_keys, set_means, sets, taken
 from hjepa.randomness import Key, uniform
 
 GRID = (2, 3)
@@ -40,6 +40,18 @@ def test_side_by_side_and_back(seed: int, rows: int) -> None:
     beside, mask = padded(replace(at, values=values))
     assert beside.shape == (rows, at.lengths.max(), 4)
     assert torch.equal(beside[mask], values) and not beside[~mask].any()
+
+
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 6), count=st.integers(1, 3))
+def test_each_set_is_led_by_the_same(seed: int, rows: int, count: int) -> None:
+    at = packed(drawn(seed, rows), GRID)
+    at = replace(at, values=torch.randn(len(at.values), 4, generator=torch.Generator().manual_seed(seed)))
+    by = torch.arange(4.0 * count).view(count, 4)
+    longer, own = led(at, by)
+    assert torch.equal(longer.values[own], at.values) and torch.equal(longer.positions[own], at.positions)
+    assert longer.lengths.tolist() == (at.lengths + count).tolist()
+    for values, positions in zip(longer.values.split(longer.lengths.tolist()), longer.positions.split(longer.lengths.tolist())):
+        assert torch.equal(values[:count], by) and not positions[:count].any()
 
 
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 6))

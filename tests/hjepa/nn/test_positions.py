@@ -65,9 +65,9 @@ def test_the_origin_turns_nothing(seed: int, axes: int, width: int) -> None:
 
 
 def test_a_pair_turns_by_its_own_frequency() -> None:
-    x = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    x = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     turned = rotate(x, rotation(torch.tensor([[3]]), 4))
-    torch.testing.assert_close(turned, torch.tensor([[math.cos(3), math.cos(0.03), math.sin(3), math.sin(0.03)]]))
+    torch.testing.assert_close(turned, torch.tensor([[math.cos(3), math.sin(3), math.cos(0.03), math.sin(0.03)]]))
 
 
 def test_every_axis_turns_something() -> None:
@@ -75,6 +75,15 @@ def test_every_axis_turns_something() -> None:
     for axis in range(3):
         moved = rotate(x, rotation(torch.eye(3, dtype=torch.int64)[axis][None], 12))
         assert (moved - x).abs().gt(1e-6).sum() == 4
+
+
+def test_the_way_back_turns_back() -> None:
+    """The gradient is the turn in the other direction, of tokens that lie in memory like a part of a projection too."""
+    projected = torch.randn(5, 3 * 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    at, weight = torch.arange(5)[:, None], torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    (rotate(projected[:, 8:16], rotation(at, 8)) * weight).sum().backward()
+    torch.testing.assert_close(projected.grad[:, 8:16], rotate(weight, rotation(-at, 8)))
+    assert not projected.grad[:, :8].any() and not projected.grad[:, 16:].any()
 
 
 def test_rotation_keeps_bfloat16() -> None:
