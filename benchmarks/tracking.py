@@ -22,9 +22,8 @@ from torch import nn
 
 from benchmarks.harness import Bench, Own, run
 from hjepa import registry, runs, study
-from hjepa.journal import Journal
+from hjepa.journal import Journal, Unwritten
 from hjepa.tracking import PERIOD, Mirror
-from hjepa.train import Unwritten
 
 EVERY = 10
 VALUES = {f"loss/level/term{number}": 0.1 * number for number in range(40)}

@@ -23,7 +23,7 @@ def register(components: Components) -> None:
     components.add("predictor", "fill", "contract_parts.fill:Fill")
     components.add("predictor", "markov", "contract_parts.markov:Markov")
     components.add("predictor", "drift", "contract_parts.drift:Drift")
-    components.add("level", "masked", "contract_parts.masked:Masked")
+    components.add("level", "blanks", "contract_parts.masked:Masked")
     components.add("level", "agree", "contract_parts.agree:Agree")
     components.add("level", "motion", "contract_parts.motion:Motion")
     components.add("level", "guess", "contract_parts.guess:Guess")

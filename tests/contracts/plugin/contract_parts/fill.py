@@ -29,6 +29,7 @@ class Fill(nn.Module):
             asked = asked + self.lead(condition)[query.row[sets(query)]]
         seen = self.embed(context.values) + sincos(context.positions, self.width)
         (seen, is_seen), (asked, is_asked) = padded(replace(context, values=seen)), padded(replace(query, values=asked))
+        seen, is_seen = seen[query.row], is_seen[query.row]
         x, mask = torch.cat((seen, asked), dim=1), torch.cat((is_seen, is_asked), dim=1)[:, None, None]
         for block in self.blocks:
             x = block(x, mask)

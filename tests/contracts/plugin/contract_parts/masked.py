@@ -27,6 +27,8 @@ from hjepa.nn.packing import row_keys, set_means, taken
 from hjepa.nn.preventions import Preventions
 from hjepa.nn.states import states_of
 
+PARTS = ("values", "lengths", "positions", "row")
+
 
 class Masked(nn.Module):
     """Each family has its own context; targets are shared. layers: whose normed mean is the target, by default the last."""
@@ -63,10 +65,9 @@ class Masked(nn.Module):
         mean = targets.tokens.detach().mean(dim=2, keepdim=True).expand_as(targets.tokens)
         found = []
         for context, *blocks in self.masking.sample(row_keys(here.key, time), valid).values():
-            seen = self.encoder.encode_kept(here.below, context)
-            for block in blocks:
-                compared = self.predictor(seen, block, lead), taken(targets.tokens, block), taken(mean, block)
-                found.append((*compared, seen))
+            seen, asked = self.encoder.encode_kept(here.below, context), _joined(blocks)
+            compared = self.predictor(seen, asked, lead), taken(targets.tokens, asked), taken(mean, asked)
+            found.append((*compared, seen))
         predictions, right, means, contexts = zip(*found, strict=True)
         energy, trivial = self._energies(predictions, right), self._energies(means, right).detach()
         pair = Pair(_values(predictions), _values(right), _values(contexts))
@@ -74,14 +75,21 @@ class Masked(nn.Module):
         return Outcome(energy.view(time.shape), trivial.view(time.shape), terms, {"context": pair.embedding.detach()})
 
     def _energies(self, ones: Sequence[Packed], others: Sequence[Packed]) -> Tensor:
-        """(B*T,): the mean over the sets of each row."""
-        pairs = zip(ones, others, strict=True)
-        return torch.stack([set_means(self.energy(one.values, other.values), one) for one, other in pairs]).mean(dim=0)
+        """(B*T,): the mean over the sets of each row, and over families."""
+        means = [set_means(self.energy(one.values, other.values), one) for one, other in zip(ones, others, strict=True)]
+        rows = int(ones[0].row.max()) + 1
+        return torch.stack([mean.view(-1, rows).mean(dim=0) for mean in means]).mean(dim=0)
 
     def _layers(self, encoder: Any, below: States) -> States:
         given = encoder(below, self.layers)
         tokens = torch.stack([F.layer_norm(x, x.shape[-1:]) for x in given.layers.values()]).mean(dim=0)
         return States(tokens, below.time, self.spec.grid, given.valid)
+
+
+def _joined(blocks: Sequence[Packed]) -> Packed:
+    """All sets of a family as one, several a row."""
+    values, lengths, positions, row = (torch.cat([getattr(one, name) for one in blocks]) for name in PARTS)
+    return Packed(values, lengths, positions, row, blocks[0].family)
 
 
 def _values(sets: Sequence[Packed]) -> Tensor:
