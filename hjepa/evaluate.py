@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hjepa.collapse import ENERGIES
 from hjepa.compose import Maker
-from hjepa.contracts import Batch, Observation, Spec, States
+from hjepa.contracts import Batch, Here, Observation, Spec, States
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.loading import Source
 from hjepa.monitor import at_rest
+from hjepa.nn.preventions import Preventions
 from hjepa.randomness import Key
 from hjepa.stack import Pass, Stack
 from hjepa.study import Study
@@ -32,23 +33,23 @@ class Bench:
         # What is tuned on must not be reported on: whoever tunes has `valid` stand where probes ask for `test`.
         self.splits = {"train": "train", "valid": "valid", "test": held}
         self.samples, self.batch = study.evaluate.samples, study.evaluate.batch
-        self._seen: dict[tuple[str, str], Observation] = {}
+        self._seen: dict[tuple[str, str, str], Observation] = {}
         self._conditions: dict[tuple[str, str], Tensor | None] = {}
 
     def spec(self, level: str) -> Spec:
         """Of the states that the level gives on its own source."""
         return self.stack.composer.spec(level, self.stack.nodes[level].source)
 
-    def observe(self, level: str, split: str) -> Observation:
-        """The level's states of the first samples of a split, on the CPU."""
-        if (level, split) not in self._seen:
-            chunks = [self._chunk(level, batch) for batch in self._batches(level, split)]
+    def observe(self, level: str, split: str, features: str = "online") -> Observation:
+        """The level's states of the first samples of a split, on the CPU, as it or its teacher has them."""
+        if (level, split, features) not in self._seen:
+            chunks = [self._chunk(level, batch, features) for batch in self._batches(level, split)]
             states = _cat_states([states for states, _, _ in chunks])
             batch = {key: torch.cat([batch[key].cpu() for _, _, batch in chunks]) for key in chunks[0][2]}
             conditions = [condition for _, condition, _ in chunks if condition is not None]
             self._conditions[level, split] = torch.cat(conditions) if conditions else None
-            self._seen[level, split] = Observation(states, batch)
-        return self._seen[level, split]
+            self._seen[level, split, features] = Observation(states, batch)
+        return self._seen[level, split, features]
 
     def _batches(self, level: str, split: str) -> list[Batch]:
         source = self.sources[self.stack.nodes[level].source]
@@ -56,11 +57,24 @@ class Bench:
         starts = range(0, count, self.batch)
         return [source.look(self.splits[split], start, min(start + self.batch, count), self.device) for start in starts]
 
-    def _chunk(self, level: str, batch: Batch) -> tuple[States, Tensor | None, Batch]:
+    def _chunk(self, level: str, batch: Batch, features: str) -> tuple[States, Tensor | None, Batch]:
         one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
         with at_rest(self.stack):
-            states, condition = one.states(level, self.stack.nodes[level].source), one.here(level).condition
+            here = one.here(level)
+            states, condition = here.states if features == "online" else self._targets(level, here), here.condition
         return _on(CPU, states), None if condition is None else condition.cpu(), batch
+
+    def _targets(self, level: str, here: Here) -> States:
+        """The level's states as the prevention that gives its targets has them."""
+        found = self.stack.level(level)
+        giving = [part for part in found.modules() if isinstance(part, Preventions) and part.giving]
+        if not giving:
+            raise Mistake(
+                f"the targets of level {level!r} are its own states: no prevention gives others; read its online features"
+            )
+        if hasattr(found, "view"):
+            here.view = lambda encoder: found.view(encoder, here.below)
+        return giving[0].targets(here)
 
     def predict(self, level: str, split: str, start: int, steps: int, futures: int = 0) -> States:
         """Own steps start+1 ... start+steps, predicted from own steps 0 ... start; with `futures` so many of each sample."""

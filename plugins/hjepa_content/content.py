@@ -55,7 +55,11 @@ class Content(nn.Module):
 
     def encode(self, below: States) -> States:
         """Two views (B, T, ...) -> the states of the first (B, T, N, D)."""
-        return states_of(self.encoder, below.parts[0])
+        return self.view(self.encoder, below)
+
+    def view(self, encoder: Encoder, below: States) -> States:
+        """The same by another encoder."""
+        return states_of(encoder, below.parts[0])
 
     def forward(self, here: Here) -> Outcome:
         """One step of training: energies (B, T), over both directions, and the weighted terms."""

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register(components: Components) -> None:
-    """The datasets of this family."""
+    """The datasets of this family, and what changes their batches."""
     components.add("dataset", "moving_digits", "hjepa_data.moving_digits:MovingDigits")
     components.add("dataset", "digits", "hjepa_data.digits:Digits")
     components.add("dataset", "branches", "hjepa_data.branches:Branches")
     components.add("dataset", "arrays", "hjepa_data.arrays:Arrays")
+    components.add("dataset", "images", "hjepa_data.images:Images")
+    components.add("dataset", "videos", "hjepa_data.videos:Videos")
+    components.add("transform", "random_resized_crop", "hjepa_data.random_resized_crop:RandomResizedCrop")
+    components.add("transform", "flip", "hjepa_data.flip:Flip")
     components.add("dataset", "constant", "hjepa_data.constant:Constant")
     components.add("dataset", "out_of_order", "hjepa_data.out_of_order:OutOfOrder")

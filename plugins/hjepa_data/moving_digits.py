@@ -37,6 +37,7 @@ class MovingDigits:
         slowest, fastest: the range of a digit's speed in pixels a frame; it keeps its speed for the whole sample.
         noise: standard deviation of the normal noise added to each pixel.
         drift: speed of the background in pixels a frame; 0 is a black background without texture.
+        bounces: whether paths are reflected at the walls; without, they begin where they stay within them, and only that far.
         turns: whether each digit once turns by 90 degrees, to the left or to the right at random, each in half of the cases, at a
             random frame of the middle half of the sample. Nothing before that frame tells which way, or when.
         flow: whether batches hold `flow`, which costs about as much time as the frames and twice their memory.
@@ -51,6 +52,8 @@ class MovingDigits:
             `(size - digit_size) / 2` pixels.
         velocity (B,T,G,2): (x, y) in pixels a frame at the moment of the frame. A bounce between two frames shows in the
             second.
+        heading (B,G) int64: the eighth of the circle that the velocity of the first frame points into, 0 around the right, 2
+            around the bottom, and so on clockwise.
         flow (B,T-1,2,S,S): (x, y) in pixels from each frame to the next: for a pixel with ink, what its top-most digit really
             travels (also where it bounces on the way); for any other, what the background travels.
         turn, moment (B,G) int64, with `turns`: 1 for the right as one sees it (clockwise), -1 for the left; and the frame where it
@@ -72,6 +75,7 @@ class MovingDigits:
         fastest: Positive = 3.0,
         noise: NonNegative = 0.0,
         drift: NonNegative = 0.0,
+        bounces: bool = True,
         turns: bool = False,
         flow: bool = False,
         samples: Count = 100_000,
@@ -83,6 +87,15 @@ class MovingDigits:
             )
         if slowest > fastest:
             raise ValueError(f"slowest is {slowest}, faster than fastest ({fastest})")
+        way, room = fastest * (frames - 1), size - digit_size
+        if not bounces and (turns or way > room):
+            said = (
+                "turns lead to walls"
+                if turns
+                else f"{frames - 1} steps of {fastest:g} pixels are {way:g}, and there are {room}"
+            )
+            raise ValueError(f"without bounces digits must stay within the walls: {said}")
+        self.bounces = bounces
         self.seed, self.digits, self.frames, self.size, self.digit_size = seed, digits, frames, size, digit_size
         self.slowest, self.fastest, self.noise, self.drift = slowest, fastest, noise, drift
         self.turns, self.flow = turns, flow
@@ -110,6 +123,7 @@ class MovingDigits:
             "label": labels[chosen],
             "position": (corner * (2 / (self.size - self.digit_size)) - 1).float(),
             "velocity": velocity.float(),
+            "heading": _eighth(velocity[:, 0]),
         }
         if self.flow:
             batch["flow"] = _flow(ink[:, :, :-1] > 0, corner.diff(dim=1).float(), pan)
@@ -125,7 +139,7 @@ class MovingDigits:
         reach = self.size - self.digit_size
         speed = self.slowest + (self.fastest - self.slowest) * uniform(key, "speed", (self.digits, 1)).double()
         straight = speed * direction(key, "direction", self.digits)
-        start = 2 * reach * uniform(key, "start", (self.digits, 2)).double()
+        start = self._starts(uniform(key, "start", (self.digits, 2)).double(), straight)
         time, course = self._time(key)[:, None, None], straight[:, None]
         around = (start[:, None] + course * time) % (2 * reach)
         if self.turns:
@@ -139,6 +153,14 @@ class MovingDigits:
             course = torch.where(later, turned[:, None], course)
         velocity = torch.where(around < reach, course, -course)
         return reach - (around - reach).abs(), velocity
+
+    def _starts(self, drawn: Tensor, straight: Tensor) -> Tensor:
+        """drawn (B,G,2) in [0, 1) -> anywhere on the circle, or where a straight path (B,G,2) a frame meets no wall."""
+        reach = self.size - self.digit_size
+        if self.bounces:
+            return 2 * reach * drawn
+        way = straight * (self.frames - 1)
+        return (-way).clamp(min=0) + drawn * (reach - way.abs())
 
     def _turns(self, key: Key) -> tuple[Tensor, Tensor]:
         """(B,G) int64 each: the side that each digit turns to, and the frame."""
@@ -195,6 +217,13 @@ def direction(key: Key, stream: str, count: int) -> Tensor:
     """(B, count, 2) float64 of length 1."""
     table = _directions(key.word.device)
     return table[integers(key, stream, 0, len(table), (count,))]
+
+
+def _eighth(velocity: Tensor) -> Tensor:
+    """(..., 2) -> (...) int64, 0 to 7."""
+    turn = torch.atan2(velocity[..., 1], velocity[..., 0]) / math.tau
+    # Directions lie on the edges, too: a little more than half an eighth puts them on one side, whatever the rounding.
+    return (8 * turn + 0.5 + 1e-6).floor().long() % 8
 
 
 def _flow(inked: Tensor, travel: Tensor, pan: Tensor) -> Tensor:

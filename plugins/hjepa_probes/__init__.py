@@ -16,4 +16,5 @@ def register(components: Components) -> None:
     components.add("probe", "regression", "hjepa_probes.regression:Regression")
     components.add("probe", "linear", "hjepa_probes.linear:Linear")
     components.add("probe", "knn", "hjepa_probes.knn:Knn")
+    components.add("probe", "attentive", "hjepa_probes.attentive:Attentive")
     components.add("probe", "futures", "hjepa_probes.futures:Futures")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hjepa.contracts import Observation, Observer
 from hjepa.errors import Mistake, listed, nearest
+from hjepa_probes.readout import Features, Tokens, pooled
 
 Step = Literal["last", "mean"]
 """Which step's tokens are read: the last one's, or the mean over all."""
@@ -32,36 +33,35 @@ class Labelled:
     @property
     def chance(self) -> float:
         """What naming the commonest training label every time would score on the test samples."""
-        commonest = self.train_labels.bincount().argmax()
-        return float((self.test_labels == commonest).double().mean())
+        return chance(self.train_labels, self.test_labels)
 
 
-def labelled(observer: Observer, level: str, target: str, step: Step, shots: int) -> Labelled:
+def labelled(
+    observer: Observer, level: str, target: str, features: Features, tokens: Tokens, step: Step, shots: int
+) -> Labelled:
     """What a probe is fitted on and scored on; `shots` training samples of each class, 0 for all."""
-    train, test = (observer.observe(level, split) for split in ("train", "test"))
-    known = _labels(train, target)
+    train, test = (observer.observe(level, split, features) for split in ("train", "test"))
+    known = labels_of(train, target)
     chosen = torch.arange(len(known)) if shots == 0 else _first_of_each(known, shots, target)
-    x, y = (_features(seen, step) for seen in (train, test))
-    mean, scale = _standard(x[chosen])
-    return Labelled((x[chosen] - mean) * scale, known[chosen], (y - mean) * scale, _labels(test, target))
+    x, y = (_read(seen, tokens, step) for seen in (train, test))
+    mean, scale = standard(x[chosen])
+    return Labelled((x[chosen] - mean) * scale, known[chosen], (y - mean) * scale, labels_of(test, target))
 
 
-def _features(seen: Observation, step: Step) -> Tensor:
-    """(n, P) float64: the flattened tokens of the last step, or their mean over steps; those that are not there are zeros."""
-    tokens = seen.states.tokens.double()
-    if seen.states.valid is not None:
-        tokens = tokens.masked_fill(~seen.states.valid[..., None], 0)
-    return (tokens[:, -1] if step == "last" else tokens.mean(dim=1)).flatten(1)
+def _read(seen: Observation, tokens: Tokens, step: Step) -> Tensor:
+    """(n, P) float64: the tokens of the last step, or their mean over steps."""
+    read = pooled(seen.states, tokens).double()
+    return (read[:, -1] if step == "last" else read.mean(dim=1)).flatten(1)
 
 
-def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and inverse standard deviation (P,), 0 for features that are constant up to the rounding of float32."""
+def standard(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and inverse standard deviation (P,) of x (n, P), 0 for features that are constant up to the rounding of float32."""
     mean, deviation = x.mean(0), x.std(0, correction=0)
     rounding = torch.finfo(torch.float32).eps * mean.abs()
     return mean, torch.where(deviation > rounding, 1 / deviation, 0.0)
 
 
-def _labels(seen: Observation, name: str) -> Tensor:
+def labels_of(seen: Observation, name: str) -> Tensor:
     """(n,) int64. Mistake where that is no class label of a sample, or one class is all there is."""
     if name not in seen.batch:
         raise Mistake(f"the batch has no {name!r} to tell; it has {listed(sorted(seen.batch))}{nearest(name, seen.batch)}")
@@ -88,6 +88,11 @@ def _first_of_each(labels: Tensor, shots: int, target: str) -> Tensor:
             "raise evaluate.samples"
         )
     return torch.cat(found)
+
+
+def chance(train: Tensor, test: Tensor) -> float:
+    """What naming the commonest training label every time scores."""
+    return accuracy(train.bincount().argmax(), test)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

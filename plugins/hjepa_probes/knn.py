@@ -10,16 +10,19 @@ from torch import Tensor
 
 from hjepa.contracts import Count, Observer, Whole
 from hjepa_probes.classes import Labelled, Step, accuracy, draw_confusion, labelled
+from hjepa_probes.readout import Features, Tokens
 
 
 class Knn:
-    """Reads a class from the nearest training samples by cosine, over the flattened, standardised tokens of a step.
+    """Reads a class from the nearest training samples by cosine, over the standardised tokens of a step.
 
     Each neighbour votes by its cosine + 1, so that ties are rare; where fewer than k training samples are there, all of them vote.
 
     Options:
         level: the level whose states are read.
         target: a key of the batch, with one whole number a sample.
+        features: of the level as it is (`online`), or of its teacher (`target`).
+        tokens: the `mean` of a step's tokens, or all of them side by side (`flat`).
         step: the `last` one, or the `mean` over all.
         shots: so many training samples of each class, the first ones; 0 takes all.
         k: how many neighbours vote.
@@ -27,8 +30,19 @@ class Knn:
     Scores, of test samples: `accuracy`; `chance`, what naming the commonest training class scores.
     """
 
-    def __init__(self, *, level: str, target: str, step: Step = "last", shots: Whole = 0, k: Count = 5) -> None:
-        self.level, self.target, self.step, self.shots, self.k = level, target, step, shots, k
+    def __init__(
+        self,
+        *,
+        level: str,
+        target: str,
+        features: Features = "online",
+        tokens: Tokens = "mean",
+        step: Step = "last",
+        shots: Whole = 0,
+        k: Count = 5,
+    ) -> None:
+        self.level, self.target, self.features, self.tokens = level, target, features, tokens
+        self.step, self.shots, self.k = step, shots, k
 
     def measure(self, observer: Observer) -> dict[str, float]:
         data = self._data(observer)
@@ -42,7 +56,7 @@ class Knn:
         draw_confusion(figure, predicted, data.test_labels, f"{self.target}, by the nearest states of {self.level}: {right}")
 
     def _data(self, observer: Observer) -> Labelled:
-        return labelled(observer, self.level, self.target, self.step, self.shots)
+        return labelled(observer, self.level, self.target, self.features, self.tokens, self.step, self.shots)
 
     def _predicted(self, data: Labelled) -> Tensor:
         """(n,): the class of each test sample."""

@@ -9,17 +9,20 @@ from torch import Tensor
 
 from hjepa.contracts import Observer, Positive, Whole
 from hjepa_probes.classes import Labelled, Step, accuracy, draw_confusion, labelled
+from hjepa_probes.readout import Features, Tokens
 
 ITERATIONS = 1000
 """Of L-BFGS; a problem of some thousand samples needs a few hundred at most."""
 
 
 class Linear:
-    """Reads a class from the flattened, standardised tokens of a step.
+    """Reads a class from the standardised tokens of a step.
 
     Options:
         level: the level whose states are read.
         target: a key of the batch, with one whole number a sample.
+        features: of the level as it is (`online`), or of its teacher (`target`).
+        tokens: the `mean` of a step's tokens, or all of them side by side (`flat`).
         step: the `last` one, or the `mean` over all.
         shots: so many training samples of each class, the first ones; 0 takes all.
         ridge: weight of half the squared coefficients, beside the mean cross-entropy.
@@ -27,8 +30,19 @@ class Linear:
     Scores, of test samples: `accuracy`; `chance`, what naming the commonest training class scores.
     """
 
-    def __init__(self, *, level: str, target: str, step: Step = "last", shots: Whole = 0, ridge: Positive = 1e-3) -> None:
-        self.level, self.target, self.step, self.shots, self.ridge = level, target, step, shots, ridge
+    def __init__(
+        self,
+        *,
+        level: str,
+        target: str,
+        features: Features = "online",
+        tokens: Tokens = "mean",
+        step: Step = "last",
+        shots: Whole = 0,
+        ridge: Positive = 1e-3,
+    ) -> None:
+        self.level, self.target, self.features, self.tokens = level, target, features, tokens
+        self.step, self.shots, self.ridge = step, shots, ridge
 
     def measure(self, observer: Observer) -> dict[str, float]:
         data = self._data(observer)
@@ -42,7 +56,7 @@ class Linear:
         draw_confusion(figure, predicted, data.test_labels, title)
 
     def _data(self, observer: Observer) -> Labelled:
-        return labelled(observer, self.level, self.target, self.step, self.shots)
+        return labelled(observer, self.level, self.target, self.features, self.tokens, self.step, self.shots)
 
     def _predicted(self, data: Labelled) -> Tensor:
         """(n,): the class of each test sample."""

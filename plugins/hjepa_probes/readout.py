@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hjepa.contracts import Observation
+from hjepa.contracts import Observation, States
 from hjepa.errors import Mistake, listed, nearest
+
+Features = Literal["online", "target"]
+"""Whose states are read: the level's own, or those of its teacher."""
+
+Tokens = Literal["flat", "mean"]
+"""How the N tokens of a step are read: side by side, or as their mean."""
 
 SAMPLES = 64
 """As many samples are enough to see where positions lie in the frames."""
+
+
+def pooled(states: States, tokens: Tokens) -> Tensor:
+    """(n, T, N, D), zeros where a token is not there; or (n, T, 1, D), the mean of those that are."""
+    if states.valid is None:
+        return states.tokens if tokens == "flat" else states.tokens.mean(dim=2, keepdim=True)
+    there = states.valid[..., None]
+    kept = states.tokens.masked_fill(~there, 0)
+    return kept if tokens == "flat" else kept.sum(dim=2, keepdim=True) / there.sum(dim=2, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hjepa.contracts import Observer, Positive, Whole
-from hjepa_probes.readout import Readout, aligned, fitted, picture, r2, rmse, to_pixels
+from hjepa.contracts import Observation, Observer, Positive, Whole
+from hjepa_probes.readout import Features, Readout, Tokens, aligned, fitted, picture, pooled, r2, rmse, to_pixels
 
 SHOWN = 8
 """Frames of a filmstrip."""
 
 
 class Regression:
-    """Reads a target from the flattened tokens of each step, in closed form.
+    """Reads a target from the tokens of each step, in closed form.
 
     Options:
         level: the level whose states are read.
         target: a key of the batch. Its axis 1 is time where it is as long as axis 1 of `frames` (without `frames`: as long as
             there are ticks); the target is then taken at each state's own tick. Without a time axis it is the same at every
             step. All other axes are flattened.
+        features: readouts are fitted on states of the level as it is (`online`), or of its teacher (`target`), which is what
+            predictions are trained to be like.
+        tokens: all of a step's tokens side by side (`flat`), as where something is may be said by which token says it; or
+            their `mean`.
         ahead: own steps between the last state that is known and the one that is read; 0 reads encoded states.
         against: other levels that predict the same ticks from the same starts, each read by its own readout.
         ridge: weight of the squared coefficients, beside a mean squared error of standardised features.
@@ -44,13 +48,16 @@ class Regression:
         *,
         level: str,
         target: str,
+        features: Features = "online",
+        tokens: Tokens = "flat",
         ahead: Whole = 0,
         against: Sequence[str] = (),
         ridge: Positive = 1e-3,
     ) -> None:
         if against and not ahead:
             raise ValueError("against compares predictions, but ahead is 0, which reads encoded states")
-        self.level, self.target, self.ahead, self.against, self.ridge = level, target, ahead, against, ridge
+        self.level, self.target, self.features, self.tokens = level, target, features, tokens
+        self.ahead, self.against, self.ridge = ahead, against, ridge
 
     def measure(self, observer: Observer) -> dict[str, float]:
         found = self._found(observer)
@@ -60,9 +67,9 @@ class Regression:
         starts = found.truth.shape[1]
         scores["r2_persistence"] = r2(found.encoded[:, :starts], found.truth)
         scores["r2_encoded"] = r2(found.encoded[:, self.ahead :], found.truth)
-        time = observer.observe(self.level, "test").states.time
+        time = self._seen(observer, self.level, "test").states.time
         for label in self.against:
-            there, clock = observer.observe(label, "test").states.time, observer.spec(label).clock
+            there, clock = self._seen(observer, label, "test").states.time, observer.spec(label).clock
             ways = [way(label, there, clock, time[:, start], time[:, start + self.ahead]) for start in range(starts)]
             predicted = self._predicted(observer, label, self._readout(observer, label), ways)
             scores[f"r2_{label}"] = r2(predicted, found.truth)
@@ -73,7 +80,7 @@ class Regression:
 
         `figure`: a matplotlib figure or subfigure.
         """
-        found, frames = self._found(observer), observer.observe(self.level, "test").batch.get("frames")
+        found, frames = self._found(observer), self._seen(observer, self.level, "test").batch.get("frames")
         when = f"{self.ahead} own steps ahead" if self.ahead else "now"
         title = f"{self.target} {when}, read from {self.level}: R² {r2(found.predicted, found.truth):.2f}"
         figure.suptitle(title, x=0.04, ha="left", fontsize=11)
@@ -84,27 +91,30 @@ class Regression:
             filmstrip(figure, frames, found, place)
 
     def _found(self, observer: Observer) -> Found:
-        test = observer.observe(self.level, "test")
+        test = self._seen(observer, self.level, "test")
         starts = test.states.steps - self.ahead
         if starts < 1:
             raise ValueError(
                 f"{self.level} has {test.states.steps} own steps a sample, which is too few to look {self.ahead} ahead"
             )
         readout = self._readout(observer, self.level)
-        encoded, truth = readout(test.states.tokens), aligned(test, self.target)
+        encoded, truth = readout(pooled(test.states, self.tokens)), aligned(test, self.target)
         predicted = encoded
         if self.ahead:
             predicted = self._predicted(observer, self.level, readout, [(start, self.ahead) for start in range(starts)])
         return Found(truth[:, self.ahead :], predicted, encoded, test.states.time[:, self.ahead :])
 
+    def _seen(self, observer: Observer, level: str, split: str) -> Observation:
+        return observer.observe(level, split, self.features)
+
     def _readout(self, observer: Observer, level: str) -> Readout:
-        train = observer.observe(level, "train")
-        return fitted(train.states.tokens, aligned(train, self.target), self.ridge)
+        train = self._seen(observer, level, "train")
+        return fitted(pooled(train.states, self.tokens), aligned(train, self.target), self.ridge)
 
     def _predicted(self, observer: Observer, level: str, readout: Readout, ways: list[tuple[int, int]]) -> Tensor:
         """(n, starts, P): what is read from the last state of each way `(start, steps)`."""
-        states = [observer.predict(level, "test", start, steps).tokens[:, -1] for start, steps in ways]
-        return torch.stack([readout(tokens) for tokens in states], dim=1)
+        states = [observer.predict(level, "test", start, steps) for start, steps in ways]
+        return torch.stack([readout(pooled(each, self.tokens)[:, -1]) for each in states], dim=1)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hjepa import evaluate, runs, train
 from hjepa.contracts import Features, States
 from hjepa.errors import Mistake
 from hjepa.evaluate import Bench
+from hjepa.stack import Pass
 from hjepa_forecast.forecast import Forecast
 
 
@@ -112,13 +113,55 @@ def test_tokens_that_are_not_there_stay_so(trainer: train.Trainer, monkeypatch: 
     found = bench(trainer)
     states = found.observe("moment", "test").states
     valid = torch.rand(states.tokens.shape[:3]) > 0.5
-    seen = found._seen["moment", "test"]
+    seen = found._seen["moment", "test", "online"]
     object.__setattr__(seen.states, "valid", valid)
     known: list[States] = []
     rollout = Forecast.rollout
     monkeypatch.setattr(Forecast, "rollout", lambda self, start, *rest: (known.append(start), rollout(self, start, *rest))[1])
     found.predict("moment", "test", 1, 2)
     assert torch.equal(torch.cat([start.valid for start in known if start.valid is not None]), valid[:, :2])
+
+
+def test_target_features_are_those_of_the_teacher(trainer: train.Trainer) -> None:
+    """P19: in evaluation mode, without gradient, and nothing of it is changed."""
+    found, level, before = bench(trainer), trainer.stack.level("frame"), state(trainer)
+    online, target = (found.observe("frame", "test", features) for features in ("online", "target"))
+    batch, teacher = found._batches("frame", "test")[0], level.preventions.parts["ema"].teacher
+    trainer.stack.eval()
+    with torch.no_grad():
+        expected = teacher(Pass(trainer.stack, {"video": batch}, 0, whole=True).here("frame").below).tokens
+    assert torch.equal(target.states.tokens[: len(expected)], expected) and not target.states.tokens.requires_grad
+    assert not torch.equal(target.states.tokens, online.states.tokens) and torch.equal(target.batch["ids"], online.batch["ids"])
+    assert found.observe("frame", "test") is online and state(trainer) == before
+    with pytest.raises(Mistake, match="the targets of level 'moment' are its own states"):
+        found.observe("moment", "test", "target")
+
+
+def test_a_level_that_reads_two_streams_says_how_another_encoder_reads_them(tmp_path: Path) -> None:
+    level = {
+        "name": "content",
+        "reads": ["view", "other_view"],
+        "encoder": {"name": "conv", "width": 8, "base": 4, "stages": 2},
+        "energy": "l2",
+        "prevention": ["ema"],
+    }
+    data = {"digits": {"name": "digits", "size": 16, "batch": 4, "samples": 40, "held_out": 20}}
+    plan = {**SMALL, "data": data, "levels": {"content": level}, "evaluate": {"samples": 12, "batch": 8}}
+    found = bench(trainings.opened(tmp_path / "run", plan))
+    one, other = (found.observe("content", "test", features).states.tokens for features in ("online", "target"))
+    assert torch.equal(one, other)  # a teacher begins as a copy
+
+
+def test_a_probe_of_target_features_is_part_of_a_study(tmp_path: Path) -> None:
+    where = {"name": "regression", "level": "frame", "target": "position"}
+    probes = {features: {**where, "features": features} for features in ("online", "target")}
+    trainer = trainings.opened(tmp_path / "run", changed(FULL, ("probes", probes)))
+    before, _ = trainer.probed(None)
+    assert before["probe/target/r2"] == before["probe/online/r2"]  # a teacher begins as a copy
+    for step, batches in train.loading.batches(trainer.sources, range(2), 0, trainer.device):
+        trainer.step(step, batches)
+    after, _ = trainer.probed(None)
+    assert len({before["probe/target/r2"], after["probe/target/r2"], after["probe/online/r2"]}) == 3
 
 
 # --- beside the stack before training ---------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from hjepa import cli, optimizers, registry, study
 
@@ -109,6 +110,11 @@ def installed() -> registry.Registry:
     return registry.load()
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def bases(installed: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The shipped studies and one that uses every key; each as written, and with every default."""
@@ -117,6 +123,9 @@ def bases(installed: registry.Registry, tmp_path_factory: pytest.TempPathFactory
     np.save(folder / "sense.npy", np.zeros((20, 9, 3), np.float32))
     np.save(folder / "actions.npy", np.zeros((20, 8, 2), np.float32))
     written = [yaml.safe_load(path.read_text()) for path in sorted(STUDIES.glob("*.yaml"))]
+    for source in (source for raw in written for source in raw.get("data", {}).values() if "path" in source):
+        source["path"] = str(folder)
+        Image.new("L", (8, 8)).save(folder / "image.png")
     for choices in (
         node["choice"] for raw in written for node in raw.get("search", {}).get("space", {}).values() if "choice" in node
     ):

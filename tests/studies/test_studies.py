@@ -5,28 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hjepa import optimizers, registry, runs, stack, train
-from hjepa.study import read
+from hjepa.study import Study, read
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 SMALL = ("train.steps=2", "train.diagnose_every=1", "evaluate.samples=8")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_study_runs(path: Path, tmp_path: Path) -> None:
+def test_every_study_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plugins = registry.load()
-    full = read(str(path), (), plugins)
+    folders = _folders(read(str(path), (), plugins), tmp_path)
+    full = read(str(path), folders, plugins)
     full.problems += optimizers.problems(full)
     stack.check(full)
-    few = [f"data.{label}.{key}" for label in full.sources for key in ("batch=2", "held_out=16")]
-    study = read(str(path), [*SMALL, *few], plugins)
+    few = [f"data.{label}.batch=2" for label in full.sources]
+    few += [f"data.{label}.held_out=16" for label, plan in full.sources.items() if "held_out" in plan.component.options]
+    study = read(str(path), [*SMALL, *folders, *few], plugins)
     study.complain()
     run = runs.create(study, tmp_path / "run", plugins)
     result = train.train(study, run, plugins, False, print, lambda trainer, values: None, lambda result: None)
     assert result.outcome == "done"
     assert set(result.verdicts) == set(study.levels)
     assert any(name.startswith("probe/") for name in result.metrics)
+
+
+def _folders(study: Study, path: Path) -> list[str]:
+    """Where a source reads a person's own files: a folder of images in two folders."""
+    labels = [label for label, plan in study.sources.items() if "path" in plan.component.options]
+    for label in labels:
+        for number in range(80):
+            file = path / label / f"class{number % 2}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30), (3 * number, 200 * (number % 2), 100)).save(file)
+    return [f"data.{label}.path={path / label}" for label in labels]
 
 
 def test_there_are_studies() -> None:

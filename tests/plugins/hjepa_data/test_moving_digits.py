@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import pickle
 
 import pytest
@@ -61,11 +62,12 @@ def test_shapes_and_streams(options, count):
         "label": (count, digits),
         "position": (count, frames, digits, 2),
         "velocity": (count, frames, digits, 2),
+        "heading": (count, digits),
     }
     if options["flow"]:
         shapes["flow"] = (count, frames - 1, 2, size, size)
     assert {key: tuple(value.shape) for key, value in batch.items()} == shapes
-    assert all(value.dtype == (torch.int64 if key == "label" else torch.float32) for key, value in batch.items())
+    assert all(value.dtype == (torch.int64 if key in ("label", "heading") else torch.float32) for key, value in batch.items())
     assert data.streams["frames"].maps == ((1, size, size),)
     assert data.streams["frames"].steps == frames
 
@@ -270,3 +272,30 @@ def test_it_travels_to_worker_processes():
     data = MovingDigits(1, digits=2).split("test")
     ids = torch.arange(3)
     assert same(pickle.loads(pickle.dumps(data)).batch(ids, CPU), data.batch(ids, CPU))
+
+
+def test_without_bounces_every_path_is_straight_and_stays_within_the_walls() -> None:
+    free = MovingDigits(0, digits=2, frames=16, size=32, digit_size=12, slowest=0.4, fastest=1.3, bounces=False)
+    batch = free.batch(torch.arange(200), torch.device("cpu"))
+    assert batch["position"].abs().max() <= 1 + 1e-6
+    assert torch.equal(batch["velocity"], batch["velocity"][:, :1].expand(-1, 16, -1, -1))
+    travelled = batch["position"].double().diff(dim=1) * (32 - 12) / 2
+    torch.testing.assert_close(travelled, batch["velocity"][:, 1:].double(), atol=1e-5, rtol=0)
+    assert batch["position"].flatten(0, 2).amin(0).max() < -0.9 and batch["position"].flatten(0, 2).amax(0).min() > 0.9
+
+
+def test_paths_that_must_meet_a_wall_are_refused() -> None:
+    with pytest.raises(ValueError, match="15 steps of 3 pixels are 45, and there are 18"):
+        MovingDigits(0, frames=16, bounces=False)
+    with pytest.raises(ValueError, match="turns lead to walls"):
+        MovingDigits(0, frames=4, bounces=False, turns=True)
+
+
+def test_the_heading_is_the_eighth_of_the_circle_that_a_digit_sets_out_in() -> None:
+    batch = MovingDigits(0, digits=2, frames=3).batch(torch.arange(500), torch.device("cpu"))
+    x, y = batch["velocity"][:, 0].unbind(-1)
+    for heading, axis in ((0, x), (2, y), (4, -x), (6, -y)):
+        mostly = axis > 1.01 * math.cos(math.pi / 8) * batch["velocity"][:, 0].norm(dim=-1)
+        assert mostly.any() and (batch["heading"][mostly] == heading).all()
+    counts = torch.bincount(batch["heading"].flatten(), minlength=8)
+    assert len(counts) == 8 and counts.min() > 90

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -38,7 +38,7 @@ class World:
     shift: float = 0.0
     more: Batch | None = None
 
-    def observe(self, level: str, split: str) -> Observation:
+    def observe(self, level: str, split: str, features: str = "online") -> Observation:
         seed = {"train": 1, "test": 2}[split]
         label = torch.arange(self.samples) % 3
         tokens = self.spread * gaussian(seed, self.samples, 3, 2, 4)
@@ -67,6 +67,32 @@ def test_the_last_step_or_the_mean_is_read(probe: Any) -> None:
     world = World(spread=2.0)
     last, mean = (probe(level="l", target="label", step=step).measure(world)["accuracy"] for step in ("last", "mean"))
     assert last != mean and min(last, mean) > 0.4
+
+
+@probes
+def test_tokens_are_read_as_their_mean_or_side_by_side(probe: Any) -> None:
+    """A class that two tokens say with opposite signs is not in their mean; one that is not there is in neither."""
+    place = 2 * gaussian(7, 3, 1, 4)[torch.arange(90) % 3]
+    opposite = [0.3 * gaussian(seed, 90, 3, 2, 4) for seed in (1, 2)]
+    for tokens in opposite:
+        tokens[:, -1] += torch.cat([place, -place], dim=1)
+    for name, low, high in (("mean", 0.2, 0.5), ("flat", 0.97, 1.0)):
+        assert low <= told(probe(level="l", target="label", tokens=name), opposite) <= high
+    there = torch.tensor([True, False]).expand(90, 3, 2)
+    garbage = [torch.where(there[..., None], x, 1e9) for x in opposite]
+    for name in ("mean", "flat"):
+        made = probe(level="l", target="label", tokens=name)
+        assert told(made, garbage, there) == told(made, opposite, there) > 0.97
+
+
+def told(made: Any, tokens: list[Tensor], valid: Tensor | None = None) -> float:
+    class Fixed(World):
+        def observe(self, level: str, split: str, features: str = "online") -> Observation:
+            seen = super().observe(level, split)
+            given = replace(seen.states, tokens=tokens[split == "test"], valid=valid)
+            return replace(seen, states=given)
+
+    return made.measure(Fixed())["accuracy"]
 
 
 @probes

@@ -50,7 +50,7 @@ class World:
         mixing = gaussian(self.clocks[level], 4, 10)
         return (torch.cat([position, velocity.expand_as(position)], -1) @ mixing + 7).unflatten(-1, (2, 5))
 
-    def observe(self, level: str, split: str) -> Observation:
+    def observe(self, level: str, split: str, features: str = "online") -> Observation:
         position, velocity = self.truth(split)
         time = torch.arange(self.clocks[level] - 1, TICKS, self.clocks[level]).expand(self.samples, -1)
         seen = position[:, time[0]]
@@ -89,6 +89,20 @@ def test_what_is_linear_in_the_states_is_read(level: str, target: str) -> None:
     assert scores.keys() == {"r2", "error"}
     assert scores["r2"] > 0.9999
     assert scores["error"] < 0.02
+
+
+def test_tokens_are_read_side_by_side_or_as_their_mean() -> None:
+    """Of predicted states too. What two tokens say with opposite signs is not in their mean."""
+
+    class Opposite(World):
+        def tokens(self, level: str, position: Tensor, velocity: Tensor) -> Tensor:
+            first = super().tokens(level, position, velocity)[..., :1, :]
+            return torch.cat([first, -first], dim=-2)
+
+    for ahead in (0, 1):
+        made = {tokens: Regression(level="slow", target="position", tokens=tokens, ahead=ahead) for tokens in ("flat", "mean")}
+        assert min(made[tokens].measure(World())["r2"] for tokens in made) > 0.95
+        assert made["flat"].measure(Opposite())["r2"] > 0.95 > 0.1 > made["mean"].measure(Opposite())["r2"]
 
 
 def test_targets_are_taken_at_the_ticks_of_the_states() -> None:
