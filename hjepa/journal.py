@@ -216,3 +216,20 @@ def _restored(pairs: dict[str, Any]) -> Any:
     if "$float" in pairs:
         return float(pairs["$float"])
     return {key.removeprefix("$"): value for key, value in pairs.items()}
+
+
+class Unwritten:
+    """The journal of those processes that write none."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """The first process writes it."""
+
+    def event(self, kind: str, step: int, **facts: Any) -> None:
+        """The first process writes it."""
+
+    def rewind(self, mark: Mapping[str, int]) -> None:
+        """The first process cuts it."""
+
+    def mark(self) -> dict[str, int]:
+        """Nothing was written."""
+        return {"n": 0}

@@ -85,3 +85,4 @@ class Evaluate(Keys):
 
     samples: Count = Field(default=1024, description="of the train split, to fit on, and at most as many of the test split")
     batch: Count = Field(default=128, description="samples encoded at once")
+    every: Count | None = Field(default=None, description="steps between two rounds of the probes on `valid` while training")

@@ -19,7 +19,7 @@ from hjepa.contracts import Batch, Outcome
 from hjepa.effects import Effect, plain
 from hjepa.errors import Mistake
 from hjepa.evaluate import evaluate
-from hjepa.journal import Journal, read
+from hjepa.journal import Journal, Unwritten, read
 from hjepa.making import compile_blocks, device, load_weights, made_sources, new_stack, precision, transforms
 from hjepa.monitor import Look, Monitor
 from hjepa.randomness import seed_default_generators
@@ -78,6 +78,7 @@ class Trainer:
         self.monitor = Monitor(self.stack, self.sources, self.device)
         self.look = Look({}, {}, {})
         self.done = self.saved = 0
+        self.regular = (study.train.log_every, study.train.diagnose_every, study.evaluate.every)
 
     # --- the loop ---
 
@@ -92,7 +93,7 @@ class Trainer:
                 outcomes = self.step(step, batches)
                 self.done = step + 1
                 last = self.done == train.steps
-                if self.done % train.log_every == 0 or self.done % train.diagnose_every == 0 or last:
+                if last or any(self.done % every == 0 for every in self.regular if every):
                     progress(self, self._record(journal, outcomes, last))
                 stopping = distributed.anywhere(bool(signals))
                 if self.done % train.checkpoint_every == 0 or last or stopping:
@@ -205,9 +206,17 @@ class Trainer:
             values |= self.look.metrics
             if before != self.look.verdicts or last:
                 journal.event("verdicts", self.done, verdicts=self.look.verdicts, spectra=self.look.spectra)
-        journal.metrics(self.done, values)
+        journal.metrics(self.done, values | self._probed_meanwhile())
         self._sound(journal, before)
         return values
+
+    def _probed_meanwhile(self) -> dict[str, float]:
+        """`probe/<label>/valid_<score>`, where the study asks for it at this step."""
+        every = self.study.evaluate.every
+        if every is None or self.done % every or distributed.rank():
+            return {}
+        scores = self.probed(None, "valid", untrained=False)[0]
+        return {"/valid_".join(name.rsplit("/", 1)): value for name, value in scores.items()}
 
     # --- what is kept ---
 
@@ -348,23 +357,6 @@ def train(
             draw(result)
         _finished(trainer, journal, result.outcome)
     return result
-
-
-class Unwritten:
-    """The journal of those processes that write none."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """The first process writes it."""
-
-    def event(self, kind: str, step: int, **facts: Any) -> None:
-        """The first process writes it."""
-
-    def rewind(self, mark: Mapping[str, int]) -> None:
-        """The first process cuts it."""
-
-    def mark(self) -> dict[str, int]:
-        """Nothing was written."""
-        return {"n": 0}
 
 
 @contextmanager

@@ -198,6 +198,17 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     assert result.metrics.keys() >= look & {name for name in look if name.startswith("collapse/")}
 
 
+def test_probes_are_measured_meanwhile_on_another_split_and_change_nothing(tmp_path: Path) -> None:
+    probe = {"where": {"name": "regression", "level": "frame", "target": "position"}}
+    asked = changed(SMALL, ("probes", probe), ("train.log_every", 4), ("train.diagnose_every", 4))
+    trainings.trained(tmp_path / "asked", changed(asked, ("evaluate.every", 1)))
+    trainings.trained(tmp_path / "plain", asked)
+    records = [line for line in journal.read(tmp_path / "asked" / "journal.jsonl") if "metrics" in line]
+    found = {line["step"]: value for line in records if (value := line["metrics"].get("probe/where/valid_r2")) is not None}
+    assert list(found) == [1, 2, 3, 4] and len(set(found.values())) == 4
+    assert left(tmp_path / "asked").digests == left(tmp_path / "plain").digests
+
+
 def test_the_recorded_norm_is_that_of_the_gradient_before_it_is_cut(tmp_path: Path) -> None:
     trainings.trained(tmp_path / "free", SMALL)
     trainings.trained(tmp_path / "cut", changed(SMALL, ("train.clip", 1e-3)))
