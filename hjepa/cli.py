@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hjepa.errors import Mistake
+from hjepa.errors import Mistake, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,23 +108,30 @@ def _told(result: Result) -> dict[str, Any]:
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or its name in runs/")],
+    overrides: Overrides = None,
     probe: Annotated[str | None, typer.Option(metavar="LABEL", help="this probe alone")] = None,
     as_json: AsJson = False,
     no_plugin: Without = None,
 ) -> None:
-    """Show the newest checkpoint of a run to the probes of its study."""
+    """Show the newest checkpoint of a run to the probes of its study, on other data or to other probes where that is asked for."""
     registry = _plugins(no_plugin)
     with _quiet_libraries():
         from hjepa import report, runs
         from hjepa.study import parse
         from hjepa.train import evaluate_run
+        from hjepa.written import changed
 
-        found = runs.find(run)
-        plan = parse(found.resolved(), registry, name=str(found.path))
+        found, problems = runs.find(run), list[Problem]()
+        plan = parse(
+            changed(found.resolved(), overrides or [], ("data", "evaluate", "probes"), problems), registry, str(found.path)
+        )
+        plan.problems += problems
         plan.complain()
-        result = evaluate_run(plan, found, registry, probe, _say, report.write)
+        # a run's picture is of the run as it was trained
+        result = evaluate_run(plan, found, registry, probe, _say, report.write if not overrides else lambda result: None)
     report.table(result.verdicts, result.metrics, _console(), result.clocks)
-    _say(f"picture: {found.figures / 'summary.png'}")
+    if not overrides:
+        _say(f"picture: {found.figures / 'summary.png'}")
     if as_json:
         _print_json(_told(result))
 

@@ -24,6 +24,19 @@ def data_of(path: Path, overrides: Iterable[str], problems: list[Problem]) -> tu
     return raw, text
 
 
+def changed(raw: dict[str, Any], overrides: Iterable[str], within: tuple[str, ...], problems: list[Problem]) -> dict[str, Any]:
+    """Plain data with overrides of the sections `within`. Others are noted, and so are those that lead nowhere."""
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0]
+        if section in within:
+            _override(raw, override, problems)
+        else:
+            problems.append(
+                Problem(override.partition("=")[0], f"only {listed(within)} can be changed of what is trained already")
+            )
+    return raw
+
+
 def shown(value: Any) -> str:
     """A value in a message."""
     text = repr(value)

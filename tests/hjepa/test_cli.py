@@ -193,6 +193,14 @@ def test_training_and_evaluating_end_with_0_and_one_object(hjepa: Callable[..., 
     assert "no probe 'wat', did you mean 'what'? (the study has: what, where)" in ended.err.replace(
         "where, what", "what, where"
     )
+    picture = (Path(told["run"]) / "figures" / "summary.png").read_bytes()
+    other = hjepa("evaluate", "small", "data.video.seed=7", "--probe", "what", "--json").told
+    scores, others = ({n: v for n, v in one["metrics"].items() if n.startswith("probe/what/")} for one in (again, other))
+    assert scores.keys() == others.keys() and scores != others
+    assert (Path(told["run"]) / "figures" / "summary.png").read_bytes() == picture
+    ended = hjepa("evaluate", "small", "levels.frame.encoder.width=5")
+    assert ended.code == 2
+    assert "levels.frame.encoder.width: only data, evaluate, probes can be changed of what is trained already" in ended.err
     ended = hjepa("train", "small.yaml", "train.steps=4", "--resume")
     assert ended.code == 2
     assert "train.steps: was 3, now 4" in ended.err
