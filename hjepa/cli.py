@@ -222,7 +222,9 @@ def check(
     if as_json:
         _print_json({"study": plan.name, "levels": rows} | ({"flops": counted} if work else {}))
     else:
-        report.composition(rows, _console(), counted)
+        notes = [search.told(plan.search)] if plan.search else []
+        notes += [f"a step computes {counted / 1e9:,.3g} GFLOP, forward and backward"] if counted is not None else []
+        report.composition(rows, _console(), notes)
 
 
 @app.command()

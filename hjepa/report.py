@@ -49,8 +49,8 @@ def table(
         console.print(_probes([(label, score, value) for (_, label, score), value in scores]))
 
 
-def composition(rows: Sequence[Mapping[str, Any]], console: Console, work: int | None = None) -> None:
-    """Prints what each level of a study reads and gives, the frames that it needs, and how much a step computes."""
+def composition(rows: Sequence[Mapping[str, Any]], console: Console, notes: Iterable[str] = ()) -> None:
+    """Prints what each level of a study reads and gives, the frames that it needs, and what else is to be said."""
     found = bare("level", "kind", "reads", "clock", "steps", "tokens x width", "parameters", "needs")
     for row in rows:
         tokens = " x ".join(str(size) for size in [*row["grid"], row["width"]])
@@ -68,8 +68,8 @@ def composition(rows: Sequence[Mapping[str, Any]], console: Console, work: int |
     console.print(found)
     for row in rows:
         console.print(f" {row['level']} needs {row['sum']}; its source gives {row['gives']}", highlight=False)
-    if work is not None:
-        console.print(f" a step computes {work / 1e9:,.3g} GFLOP, forward and backward", highlight=False)
+    for note in notes:
+        console.print(f" {note}", highlight=False)
 
 
 def _levels(verdicts: Mapping[str, str], metrics: Mapping[str, float], clocks: Mapping[str, int]) -> Table:

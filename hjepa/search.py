@@ -272,6 +272,17 @@ def combinations(space: Mapping[str, Node]) -> Iterator[dict[str, Any]]:
     return (picked for picked, _ in ways(space, Range.steps))
 
 
+def told(search: Search) -> str:
+    """One line: how many trials, by which sampler, over what."""
+    if search.trials is not None:
+        trials = f"{search.trials} trials"
+    elif search.sampler.name == "grid":
+        trials = f"{sum(1 for _ in combinations(search.space))} trials"
+    else:
+        trials = "as many trials as --trials says"
+    return f"a sweep has {trials} by {search.sampler.name}, over {listed(search.space)}"
+
+
 def applied(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A study as plain data, with other values at dotted keys. KeyError names one that is not there."""
     result = deepcopy(dict(tree))

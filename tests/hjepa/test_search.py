@@ -252,3 +252,12 @@ def test_every_pruner_can_be_made(name: str):
 def test_hyperband_knows_how_long_a_training_is():
     pruner = strategies.pruner(space(pruner="hyperband"), 200)
     assert (pruner._min_resource, pruner._max_resource) == (20, 200)  # type: ignore[attr-defined]
+
+
+def test_one_line_says_how_large_a_sweep_is() -> None:
+    assert (
+        search.told(space(trials=7)) == "a sweep has 7 trials by tpe, over levels.frame.prevention.0.std, levels.frame.encoder"
+    )
+    grid = {"levels.frame.encoder": SPACE["levels.frame.encoder"], "seed": {"choice": {"a": 0, "b": 1}}}
+    assert search.told(space(sampler="grid", space=grid)) == "a sweep has 6 trials by grid, over levels.frame.encoder, seed"
+    assert "as many trials as --trials says" in search.told(space())
