@@ -83,9 +83,7 @@ class Spec:
         return replace(self, width=width, grid=grid, maps=maps, vocabulary=0, window=1, parts=())
 
     def encoded(self, by: Spec) -> Spec:
-        """The spec of states that the encoder of spec `by` makes of these. An encoder that several levels share is the same at
-        each, and so is its spec: the ticks, actions and condition in it are those of the level that made it.
-        """
+        """The spec of what the encoder of spec `by` makes of these. Levels may share it: ticks and actions in `by` may be others'."""
         return self.giving(by.width, by.grid, by.maps)
 
 
@@ -466,7 +464,7 @@ class Level(Protocol):
     """
 
     kind: ClassVar[str] = "level"
-    optional: ClassVar[tuple[str, ...]] = ("view", "rollout", "start", "step", "space")
+    optional: ClassVar[tuple[str, ...]] = ("view", "rollout", "start", "step", "space", "draw")
     spec: Spec
     needs: int
     """How many own steps a sample must give for the level to have something to learn."""
@@ -494,6 +492,9 @@ class Level(Protocol):
 
     def space(self, chunk: ActionSpace) -> ActionSpace:
         """What can be done here, where `chunk` is what can be done below between two own steps; without it just that."""
+
+    def draw(self, here: Here, figure: Any) -> None:
+        """What it sees of some held-out samples, into a matplotlib figure; where nothing is drawn, there is no picture."""
 
 
 class MacroAction(Protocol):
@@ -563,8 +564,7 @@ class PlanningProblem(Protocol):
 
 class Planner(Protocol):
     """Finds actions. Bounds are kept, and the best seen is what is returned.
-    `key` has one word a task (B,), of which its plan is a pure function: the same whatever is planned beside it. `warm` is the
-    plan before, where one was made for the same problem.
+    A plan is a pure function of its own word of `key` (B,). `warm` is the plan before, where one was made for the same problem.
     """
 
     kind: ClassVar[str] = "planner"

@@ -14,7 +14,7 @@ from hjepa.compose import Maker
 from hjepa.contracts import Batch, Here, Observation, Spec, States
 from hjepa.errors import Mistake, listed, nearest
 from hjepa.loading import Source
-from hjepa.monitor import at_rest
+from hjepa.monitor import FEW, at_rest
 from hjepa.nn.preventions import Preventions
 from hjepa.randomness import Key
 from hjepa.stack import Pass, Stack
@@ -51,9 +51,18 @@ class Bench:
             self._seen[level, split, features] = Observation(states, batch)
         return self._seen[level, split, features]
 
-    def _batches(self, level: str, split: str) -> list[Batch]:
+    def draw(self, level: str, figure: Any) -> None:
+        """The level's own picture of the first few samples that are tested on, with its label."""
+        batch = self._batches(level, "test", min(FEW, self.batch))[0]
+        one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
+        with at_rest(self.stack):
+            self.stack.level(level).draw(one.here(level), figure)
+        if figure.axes:
+            figure.suptitle(f"{level}, on held-out samples", x=0.04, ha="left", fontsize=11)
+
+    def _batches(self, level: str, split: str, most: int | None = None) -> list[Batch]:
         source = self.sources[self.stack.nodes[level].source]
-        count = source.count(self.splits[split], self.samples)
+        count = source.count(self.splits[split], most or self.samples)
         starts = range(0, count, self.batch)
         return [source.look(self.splits[split], start, min(start + self.batch, count), self.device) for start in starts]
 
@@ -170,7 +179,8 @@ def evaluate(
         for when, bench in benches.items():
             scores |= {f"probe/{label}/{when}{name}": value for name, value in _measured(label, probe, bench).items()}
     draws: list[Callable[[Any], None]] = [partial(probe.draw, trained) for probe in made.values() if hasattr(probe, "draw")]
-    return scores, draws
+    levels = [label for label, level in stack.levels.items() if only is None and hasattr(level, "draw")]
+    return scores, draws + [partial(trained.draw, label) for label in levels]
 
 
 def _measured(label: str, probe: Any, bench: Bench) -> dict[str, float]:

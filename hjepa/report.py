@@ -28,6 +28,9 @@ INK, FAINT, ALARM = "#2b2b2b", "#8a8a8a", "#B3001B"
 HEALTHY = "healthy"
 DASHED = (0, (4, 2))
 
+TITLE, PANELS = 0.7, 1.4
+"""Inches of what is above and below the panels of a picture, and of each row of them."""
+
 ENERGY_SHOWN = 1e-4
 """A collapsed level's energy falls to nothing: it is shown down to this share of the largest, so that others stay apart."""
 
@@ -135,7 +138,7 @@ def summary(
 ) -> Path:
     """Draws a run into the picture `path`, whose folder is made, and returns `path`.
 
-    Panels: energy against baseline, spread left, effective rank, spectra; below them one row for each of `draws`.
+    Panels: energy against baseline, spread left, effective rank, spectra; below them what each of `draws` draws, if it does.
     `spectra`: level -> `first` and `last` -> singular values over the largest. `verdicts` name the levels, in order.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -143,22 +146,34 @@ def summary(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     levels = dict(zip(verdicts, (COLOURS[place % len(COLOURS)] for place in range(len(verdicts))), strict=True))
-    heights = [0.4 + 0.27 * len(levels), 6.2, *([2.1] * len(draws))]
+    heights = [0.4 + 0.27 * len(levels), 6.2, *([TITLE + PANELS] * len(draws))]
     layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.09)
     figure = Figure(figsize=(12, sum(heights)), dpi=130, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights, left=0, right=1, bottom=0, top=1)
+    rows = [figure.add_subfigure(grid[place]) for place in range(len(heights))]
     _heading(rows[0], levels, verdicts)
     axes = rows[1].subplots(2, 2)
     _energies(axes[0, 0], records, levels)
     _spreads(axes[0, 1], records, levels)
     _ranks(axes[1, 0], records, levels)
     _spectra(axes[1, 1], spectra, levels)
-    for row, draw in zip(rows[2:], draws, strict=True):
-        draw(row)
+    for place, draw in enumerate(draws, start=2):
+        draw(rows[place])
+        heights[place] = _height(rows[place])
+    figure.set_figheight(sum(heights))
+    grid.set_height_ratios(heights)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
+
+
+def _height(figure: SubFigure) -> float:
+    """What a picture needs, in inches: known when it is drawn."""
+    if len(figure.get_children()) == 1:  # the background
+        return 0.0
+    grids = (axes.get_gridspec() for axes in figure.axes)
+    return TITLE + PANELS * max((grid.nrows for grid in grids if grid is not None), default=1)
 
 
 def write(result: Result) -> Path:

@@ -35,6 +35,7 @@ from hjepa.nn.packing import row_keys, sets, taken
 from hjepa.nn.preventions import Preventions
 from hjepa.nn.states import states_of
 from hjepa.nn.statistics import at_least_float32
+from hjepa_masked.picture import draw
 
 ROWS = 8192
 """Tokens that are looked at for diagnostics, at most."""
@@ -69,7 +70,7 @@ class Masked(nn.Module):
         self.predictor = predictor(self.spec, self.masking.families)
         self.energy, self.preventions = energy(self.spec), Preventions(self.spec, prevention)
         self.preventions.bind(self.encoder)
-        self.layers, self.normalize, self.needs = layers, normalize, 1
+        self.layers, self.normalize, self.needs, self.window = layers, normalize, 1, spec.window
 
     def encode(self, below: States) -> States:
         """What it reads (B, T, ...) -> its states (B, T, N, D), with nothing masked."""
@@ -78,9 +79,8 @@ class Masked(nn.Module):
     def forward(self, here: Here) -> Outcome:
         """One step of training: energies (B, T) as means over the sets of a row and over families, and the weighted terms."""
         targets, time = self._targets(here), here.below.time
-        valid = None if targets.valid is None else targets.valid.flatten(0, 1)
         lead = None if here.condition is None else here.condition.expand(*time.shape, -1).flatten(0, 1)
-        masks = self.masking.sample(row_keys(here.key, time), valid)
+        masks = self._masks(here, targets)
         told = [self._told(here.below, context, _joined(asked), lead) for context, *asked in masks.values()]
         right = [taken(targets.tokens, one.asked).values for one in told]
         energy = self._energy(told, [one.filled.values for one in told], right)
@@ -89,6 +89,19 @@ class Masked(nn.Module):
         trivial, shuffled = self._baselines(told, targets, right)
         embeddings = {} if self.training else _embeddings(here.states)
         return Outcome(energy.view(time.shape), trivial.view(time.shape), terms, embeddings, shuffled)
+
+    def draw(self, here: Here, figure: Any) -> None:
+        """What is hidden of images, and principal components of their states; nothing where there is no map, or no place on it."""
+        if not here.below.maps or len(self.spec.grid) not in (2, 3):
+            return
+        states, targets = {"encoder": here.states}, self.preventions.targets(here)
+        if not torch.equal(targets.tokens, here.states.tokens):
+            states["teacher"] = targets
+        draw(figure, here.below, self.window, self._masks(here, targets), states)
+
+    def _masks(self, here: Here, states: States) -> dict[str, list[Packed]]:
+        valid = None if states.valid is None else states.valid.flatten(0, 1)
+        return self.masking.sample(row_keys(here.key, here.below.time), valid)
 
     def _targets(self, here: Here) -> States:
         """The states (B, T, N, D) that predictions are compared with, normed."""

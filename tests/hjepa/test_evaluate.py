@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import trainings
+from matplotlib.figure import Figure
 from trainings import FULL, SMALL, changed, digests, left
 
 from hjepa import evaluate, runs, train
-from hjepa.contracts import Features, States
+from hjepa.contracts import Features, Here, States
 from hjepa.errors import Mistake
 from hjepa.evaluate import Bench
+from hjepa.report import summary
 from hjepa.stack import Pass
 from hjepa_forecast.forecast import Forecast
+from hjepa_probes.regression import Regression
 
 
 def state(trainer: train.Trainer) -> dict[str, str]:
@@ -162,6 +165,56 @@ def test_a_probe_of_target_features_is_part_of_a_study(tmp_path: Path) -> None:
         trainer.step(step, batches)
     after, _ = trainer.probed(None)
     assert len({before["probe/target/r2"], after["probe/target/r2"], after["probe/online/r2"]}) == 3
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_level_that_can_draws_held_out_samples_in_evaluation_mode(
+    trainer: train.Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradient, and nothing of it is changed; levels of a kind without `draw` are not asked, nor is any for one probe."""
+    assert len(trainer.probed(None)[1]) == 1  # the probe
+    seen: list[Here] = []
+
+    def draw(level: Forecast, here: Here, figure: Figure) -> None:
+        assert not any(part.training for part in trainer.stack.modules())
+        assert not torch.is_grad_enabled() and not here.states.tokens.requires_grad
+        seen.append(here)
+        if here.states.steps > 4:
+            figure.subplots(2, 3)
+
+    monkeypatch.setattr(Forecast, "draw", draw, raising=False)
+    trainer.stack.train()
+    before, modes = state(trainer), [part.training for part in trainer.stack.modules()]
+    pictures, figures = trainer.probed(None)[1][1:], [Figure(), Figure()]
+    assert not seen  # not before somebody wants to see it
+    for picture, figure in zip(pictures, figures, strict=True):
+        picture(figure)
+    assert state(trainer) == before and [part.training for part in trainer.stack.modules()] == modes
+    frame, moment = figures
+    assert len(frame.axes) == 6 and frame.get_suptitle() == "frame, on held-out samples"
+    assert not moment.axes and not moment.get_suptitle()
+    for here, level in zip(seen, ("frame", "moment"), strict=True):
+        expected = bench(trainer).observe(level, "test").states.tokens
+        torch.testing.assert_close(here.states.tokens, expected[: trainer.study.evaluate.batch])
+    assert len(trainer.probed("where")[1]) == 1
+
+
+@pytest.mark.parametrize("who", [Regression, Forecast])
+def test_an_error_in_drawing_is_the_same_whoever_draws(
+    trainer: train.Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: type
+) -> None:
+    """It is not swallowed, and leaves the stack as it was."""
+
+    def draw(self: object, *seen: object) -> None:
+        raise RuntimeError("out of ink")
+
+    monkeypatch.setattr(who, "draw", draw, raising=False)
+    trainer.stack.train()
+    with pytest.raises(RuntimeError, match="out of ink"):
+        summary(tmp_path / "summary.png", [], {}, {}, trainer.probed(None)[1])
+    assert trainer.stack.training and trainer.stack.levels["frame"].training and torch.is_grad_enabled()
 
 
 # --- beside the stack before training ---------------------------------------------------------------------------------

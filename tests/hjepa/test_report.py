@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from rich.console import Console
 
 from hjepa import report
-from hjepa.report import ALARM, ENERGY_SHOWN, INK, series, summary, table
+from hjepa.report import ALARM, ENERGY_SHOWN, INK, PANELS, TITLE, series, summary, table
 
 VERDICTS = {"frame": "healthy", "moment": "dimensional collapse (rank 1.3 of 64, 97 % of the variance in one direction)"}
 SPECTRA = {"frame": {"first": [1.0, 0.5, 0.1], "last": [1.0, 0.9, 0.8]}, "moment": {"first": [1.0, 0.5], "last": [1.0, 0.0]}}
@@ -121,9 +121,19 @@ def test_a_collapsed_energy_does_not_squeeze_the_others(tmp_path: Path) -> None:
 
 def test_each_draw_has_a_row_of_its_own(tmp_path: Path, figure: Figure) -> None:
     rows: list[SubFigure] = []
-    longer = drawn(tmp_path, records(0), SPECTRA, VERDICTS, [rows.append, rows.append])
+    draws = [lambda row: (rows.append(row), row.subplots()), lambda row: (rows.append(row), row.subplots(3, 4))]
+    longer = drawn(tmp_path, records(0), SPECTRA, VERDICTS, draws)
     assert len({id(row) for row in rows}) == 2
-    assert longer.get_size_inches()[1] > figure.get_size_inches()[1]
+    one, three = (row.bbox.height / longer.dpi for row in rows)
+    assert (one, three) == pytest.approx((TITLE + PANELS, TITLE + 3 * PANELS), rel=0.05)
+    assert longer.get_size_inches()[1] == pytest.approx(figure.get_size_inches()[1] + 2 * TITLE + 4 * PANELS)
+
+
+def test_what_draws_nothing_takes_no_room(tmp_path: Path, figure: Figure) -> None:
+    """Wherever it stands; a picture without panels is one."""
+    draws = [lambda row: None, lambda row: row.suptitle("words"), lambda row: row.add_axes((0, 0, 1, 1)), lambda row: None]
+    longer = drawn(tmp_path, records(0), SPECTRA, VERDICTS, draws)
+    assert longer.get_size_inches()[1] == pytest.approx(figure.get_size_inches()[1] + 2 * (TITLE + PANELS))
 
 
 @pytest.mark.parametrize("value", [math.nan, 0.0])

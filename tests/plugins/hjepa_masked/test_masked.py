@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hjepa import registry, runs, stack, train
@@ -25,6 +26,7 @@ from hjepa.study import parse
 from hjepa_attention.sdpa import SDPA
 from hjepa_encoders.vit import ViT
 from hjepa_energy.l2 import L2
+from hjepa_masked import masked
 from hjepa_masked.mask_tokens import MaskTokens
 from hjepa_masked.masked import Masked, Told, _row_means, _set_means
 from hjepa_masked.multiblock import Multiblock
@@ -335,6 +337,48 @@ def test_an_empty_set_counts_as_nothing() -> None:
     asked = replace(packed(torch.zeros(4, 2, dtype=torch.bool), (2,)), lengths=lengths)
     context = packed(torch.ones(2, 2, dtype=torch.bool), (2,))
     assert _row_means(torch.tensor([1.0, 3.0, 5.0]), Told(context, asked, context, asked)).tolist() == [3.5, 0.0]
+
+
+# --- what it draws ----------------------------------------------------------------------------------------------------
+
+
+def titles(level: Masked, below: States) -> list[str]:
+    """Of the first sample's panels."""
+    figure = Figure()
+    with torch.no_grad():
+        level.eval().draw(here(level, below), figure)
+    found = [axes.get_title().split("\n")[0] for axes in figure.axes if axes.get_title()]
+    return found[: len(found) // 2]
+
+
+def test_it_draws_every_family_and_the_teacher_where_there_is_one() -> None:
+    level = films()
+    (teacher,) = (module for name, module in level.named_modules() if name.endswith("teacher"))
+    nn.init.normal_(teacher.embed.weight)
+    assert titles(level, frames(CLIP, 3)) == ["frame 3", "short", "long", "encoder, PCA", "teacher, PCA"]
+    assert titles(made(IMAGE, built(StopGradient)), frames(IMAGE, 3)) == ["image", "masked", "encoder, PCA"]
+    assert titles(made(), frames(IMAGE, 2)) == ["image", "masked", "encoder, PCA"]
+
+
+def test_the_masks_that_are_drawn_are_those_that_it_was_asked_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    level, seen = made(), []
+    at = here(level, frames(IMAGE, 3))
+    monkeypatch.setattr(masked, "draw", lambda figure, below, window, masks, states: seen.append((window, masks)))
+    level.draw(at, Figure())
+    ((window, drawn),) = seen
+    for one, other in zip(drawn["block"], masks(level, at)["block"], strict=True):
+        assert torch.equal(one.values, other.values)
+    assert window == 1
+
+
+@pytest.mark.parametrize("grid", [(8,), (4, 4)])
+def test_of_words_and_states_there_is_no_picture(grid: tuple[int, ...]) -> None:
+    """What it reads are tokens, whatever their grid."""
+    level = made(Spec(width=6, grid=grid, ticks=(0,)), encoder=built(Words), masking=built(Multiblock, min_keep=1))
+    tokens = torch.randn(3, 1, level.spec.tokens, 6, generator=torch.Generator().manual_seed(0))
+    figure = Figure()
+    level.draw(here(level, States(tokens, torch.zeros(3, 1).long(), grid)), figure)
+    assert len(figure.get_children()) == 1
 
 
 # --- end to end -------------------------------------------------------------------------------------------------------
