@@ -357,8 +357,7 @@ class MaskableEncoder(Encoder, Protocol):
 class Masking(Protocol):
     """Which tokens are context and which are targets. Positional: the spec of the tokens.
 
-    ValueError from `__init__`, with the sum, where what is asked for could leave a family without context.
-    """
+    ValueError from `__init__`, with the sum, where what is asked for could leave a family without context."""
 
     kind: ClassVar[str] = "masking"
     families: tuple[str, ...]
@@ -367,8 +366,7 @@ class Masking(Protocol):
         """For each family `[context, targets...]`: sets of flat indices, `values` (M, 1), one for each row in order.
 
         `key` has one word a row (B*T,), and `valid` (B*T, N) says which tokens are there. A row's sets are a pure function of
-        its own key: the same for any batch size, worker and position in the batch.
-        """
+        its own key: the same for any batch size, worker and position in the batch."""
 
 
 class SetPredictor(Protocol):
@@ -410,8 +408,7 @@ class Energy(Protocol):
 class Prevention(Protocol):
     """Keeps a level from collapsing, by architecture (`targets`) or by a loss (`terms`). Positional: the spec of the states.
 
-    At most one prevention of a level gives targets; the terms of all of them add up.
-    """
+    At most one prevention of a level gives targets; the terms of all of them add up."""
 
     kind: ClassVar[str] = "prevention"
     optional: ClassVar[tuple[str, ...]] = ("bind", "targets", "terms", "after_step")
@@ -442,8 +439,7 @@ class Latent(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """z (*shape, width), which makes the energy plus `penalty` small, and what it is trained with beside the energy (*shape).
 
-        `energy_of_z` maps (*shape, width) to (*shape); z may be read from `context` and `target`, (*shape, N, D) each.
-        """
+        `energy_of_z` maps (*shape, width) to (*shape); z may be read from `context` and `target`, (*shape, N, D) each."""
 
     def sample(self, count: int, key: Key) -> Tensor:
         """(*key, count, width), from the prior."""
@@ -464,7 +460,7 @@ class Level(Protocol):
     """
 
     kind: ClassVar[str] = "level"
-    optional: ClassVar[tuple[str, ...]] = ("view", "rollout", "start", "step", "space", "draw")
+    optional: ClassVar[tuple[str, ...]] = ("view", "predictions", "rollout", "start", "step", "space", "draw")
     spec: Spec
     needs: int
     """How many own steps a sample must give for the level to have something to learn."""
@@ -474,6 +470,9 @@ class Level(Protocol):
 
     def view(self, encoder: Any, below: States) -> States:
         """`encode` by that encoder in place of the level's own; a level whose encoder reads `below` as it is leaves it out."""
+
+    def predictions(self, below: States) -> dict[str, Tensor]:
+        """What it says of the samples besides its states, (B, ...) each, called as the batch calls what is true where it knows it."""
 
     def __call__(self, here: Here) -> Outcome: ...
 
@@ -597,8 +596,10 @@ class Observer(Protocol):
 
     def predict(self, level: str, split: str, start: int, steps: int, futures: int = 0) -> States:
         """Own steps `start+1 .. start+steps` as predicted from own steps `0 .. start`; with `futures` so many of each sample, next to
-        one another (n * futures, steps, N, D), whose z are drawn from the level's latent, else with z = 0.
-        """
+        one another (n * futures, steps, N, D), whose z are drawn from the level's latent, else with z = 0."""
+
+    def predictions(self, level: str, split: str) -> dict[str, Tensor]:
+        """What the level says of the same samples besides its states, (n, ...) each, by name."""
 
     def energies(self, level: str, split: str) -> dict[str, Tensor]:
         """`energy`, `trivial` and, where the level says it, `shuffled`: (n, T) each, as in its outcome."""

@@ -115,6 +115,19 @@ class Bench:
         with at_rest(self.stack):
             return _on(CPU, predicting.rollout(known, actions, steps, condition, z))  # type: ignore[operator]
 
+    def predictions(self, level: str, split: str) -> dict[str, Tensor]:
+        """What the level says of the same samples besides its states, (n, ...) each, by name. Mistake where it says nothing."""
+        if not hasattr(self.stack.levels[level], "predictions"):
+            raise Mistake(
+                f"level {level!r} says nothing but its states: a {self.stack.nodes[level].plan.component.name} cannot"
+            )
+        found = []
+        for batch in self._batches(level, split):
+            one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
+            with at_rest(self.stack):
+                found.append(self.stack.level(level).predictions(one.here(level).below))
+        return {name: torch.cat([one[name].cpu() for one in found]) for name in found[0]}
+
     def energies(self, level: str, split: str) -> dict[str, Tensor]:
         """What the level says of the same samples: `energy`, `trivial` and, where it is known, `shuffled` (n, T)."""
         source, found = self.stack.nodes[level].source, []

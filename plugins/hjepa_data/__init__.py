@@ -19,6 +19,8 @@ def register(components: Components) -> None:
     components.add("dataset", "arrays", "hjepa_data.arrays:Arrays")
     components.add("dataset", "images", "hjepa_data.images:Images")
     components.add("dataset", "videos", "hjepa_data.videos:Videos")
+    components.add("dataset", "photos_in_motion", "hjepa_data.photos_in_motion:PhotosInMotion")
+    components.add("dataset", "flow_files", "hjepa_data.flow_files:FlowFiles")
     components.add("transform", "random_resized_crop", "hjepa_data.random_resized_crop:RandomResizedCrop")
     components.add("transform", "flip", "hjepa_data.flip:Flip")
     components.add("dataset", "constant", "hjepa_data.constant:Constant")

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from torch import Tensor
+from typing import TypeVar
 
 from hjepa.errors import Mistake
 from hjepa_data.manifest import Manifest, Unreadable, tell
 from hjepa_data.splits import SPLITS
+
+T = TypeVar("T")
 
 NAMED = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 """Folders that are splits, where all files lie in such folders."""
@@ -37,7 +38,7 @@ class Folder:
     lost: dict[str, str] = field(default_factory=dict)
     """Path -> why it could not be read later, though the manifest called it good. Only what this process has met."""
 
-    def read(self, split: str, ids: Iterable[int], clips: int, load: Callable[[str, int], Tensor]) -> list[tuple[str, Tensor]]:
+    def read(self, split: str, ids: Iterable[int], clips: int, load: Callable[[str, int], T]) -> list[tuple[str, T]]:
         """For each id the path that was read, and what `load(path, clip)` gave, with `clips` ids a file.
 
         A file that cannot be read any more is replaced by that of the next id of the split, in `lost`, and told of once.
@@ -45,7 +46,7 @@ class Folder:
         """
         return [self._first(split, one, clips, load) for one in ids]
 
-    def _first(self, split: str, start: int, clips: int, load: Callable[[str, int], Tensor]) -> tuple[str, Tensor]:
+    def _first(self, split: str, start: int, clips: int, load: Callable[[str, int], T]) -> tuple[str, T]:
         paths = self.splits[split]
         count, failed = len(paths) * clips, {}
         for one in range(start, start + count):
@@ -67,8 +68,11 @@ class Folder:
                 tell(f"{self.root / path} can no longer be read ({reason}): {instead} stands for it")
 
 
-def dealt(manifest: Manifest, valid: float, test: float) -> Folder:
-    """The good files of a manifest, with these shares held out. ValueError where the shares leave nothing."""
+def dealt(manifest: Manifest, valid: float, test: float, unit: Callable[[str], str] = str) -> Folder:
+    """The good files of a manifest, with these shares held out. ValueError where the shares leave nothing.
+
+    `unit(path)`: what a file belongs to that is held out as a whole; its own path, as a rule.
+    """
     if valid + test >= 1:
         raise ValueError(f"valid ({valid}) and test ({test}) leave nothing to train on")
     paths = list(manifest.good)
@@ -78,7 +82,7 @@ def dealt(manifest: Manifest, valid: float, test: float) -> Folder:
     splits: dict[str, list[str]] = {name: [] for name in SPLITS}
     for path in sorted(paths, key=_hash):
         own = NAMED[heads[path]] if named else "train"
-        splits[_held_out(path, held) if own == "train" else own].append(path)
+        splits[_held_out(unit(path), held) if own == "train" else own].append(path)
     within = {path: path.partition("/")[2] if named else path for path in paths}
     kind = {path: below.split("/")[0] if "/" in below else "." for path, below in within.items()}
     classes = tuple(sorted(set(kind.values())))

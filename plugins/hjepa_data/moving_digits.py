@@ -40,7 +40,7 @@ class MovingDigits:
         bounces: whether paths are reflected at the walls; without, they begin where they stay within them, and only that far.
         turns: whether each digit once turns by 90 degrees, to the left or to the right at random, each in half of the cases, at a
             random frame of the middle half of the sample. Nothing before that frame tells which way, or when.
-        flow: whether batches hold `flow`, which costs about as much time as the frames and twice their memory.
+        flow: whether batches hold `flow` and `occluded`, which cost about as much time as the frames and twice their memory.
         samples: how many samples an epoch of `train` has.
         held_out: how many samples `valid` has, and `test`.
 
@@ -56,6 +56,11 @@ class MovingDigits:
             around the bottom, and so on clockwise.
         flow (B,T-1,2,S,S): (x, y) in pixels from each frame to the next: for a pixel with ink, what its top-most digit really
             travels (also where it bounces on the way); for any other, what the background travels.
+        occluded (B,T-1,S,S) bool: whether what the pixel shows cannot be seen in the next frame. A pixel belongs to the top-most
+            digit that has any ink at its centre, however faint, else to the background, as in `flow`. Its centre moves by `flow`,
+            to a place between pixels in general. It is occluded where a digit above the one that it belongs to has any ink at
+            just that place, or where the place lies beyond the edge of the canvas, half a pixel outside of the outermost centres.
+            What lies below faint ink shines through, and is not what is followed.
         turn, moment (B,G) int64, with `turns`: 1 for the right as one sees it (clockwise), -1 for the left; and the frame where it
             turns, the first with the new velocity.
 
@@ -126,7 +131,9 @@ class MovingDigits:
             "heading": _eighth(velocity[:, 0]),
         }
         if self.flow:
-            batch["flow"] = _flow(ink[:, :, :-1] > 0, corner.diff(dim=1).float(), pan)
+            inked, travel = ink[:, :, :-1] > 0, corner.diff(dim=1)
+            batch["flow"] = _topmost(inked, travel.float()[..., None, None], pan[:, None, :, None, None])
+            batch["occluded"] = self._occluded(images[chosen], corner[:, 1:], inked, travel, pan)
         if self.turns:
             batch["turn"], batch["moment"] = self._turns(key)
         return batch
@@ -177,6 +184,23 @@ class MovingDigits:
         ink = resampled(images.flatten(0, 1), at[:, :, 0], at[:, :, 1])
         return ink.reshape(*images.shape[:2], *ink.shape[1:])
 
+    def _occluded(self, images: Tensor, later: Tensor, inked: Tensor, travel: Tensor, pan: Tensor) -> Tensor:
+        """(B,T-1,S,S), of images (B,G,N,N) whose corners are `later` (B,T-1,G,2) after they travelled.
+
+        All pixels of a layer move alike: seen from where they land, what lies above is shifted against them as a whole.
+        """
+        ways = torch.cat([pan.double()[:, None, None].expand_as(travel[:, :, :1]), travel], dim=2)
+        hidden = []
+        for layer, way in enumerate(ways.unbind(dim=2)):
+            above = self._ink(images[:, layer:], later[:, :, layer:] - way[:, :, None])
+            hidden.append((above > 0).any(dim=1) | self._outside(way))
+        return _topmost(inked, torch.stack(hidden[1:], dim=2)[:, :, :, None], hidden[0][:, :, None]).squeeze(2)
+
+    def _outside(self, way: Tensor) -> Tensor:
+        """(B,T,S,S): which pixels leave the canvas if all go this way (B,T,2)."""
+        column, row = ((self._pixels(way) + way[..., None] - self.size / 2).abs() > self.size / 2).unbind(dim=2)
+        return row[..., None] | column[..., None, :]
+
     def _background(self, key: Key) -> tuple[Tensor, Tensor]:
         """A texture of random nodes, (B,T,S,S), and what it travels in a frame, (B,2) in pixels; without drift all are 0."""
         if not self.drift:
@@ -226,9 +250,12 @@ def _eighth(velocity: Tensor) -> Tensor:
     return (8 * turn + 0.5 + 1e-6).floor().long() % 8
 
 
-def _flow(inked: Tensor, travel: Tensor, pan: Tensor) -> Tensor:
-    """Where digits are (B,G,T-1,S,S), what they travel (B,T-1,G,2) and the background (B,2) -> (B,T-1,2,S,S)."""
-    flow = pan[:, None, :, None, None]
-    for layer, way in zip(inked.unbind(dim=1), travel.unbind(dim=2), strict=True):
-        flow = torch.where(layer[:, :, None], way[..., None, None], flow)
-    return flow
+def _topmost(inked: Tensor, of_digits: Tensor, of_ground: Tensor) -> Tensor:
+    """What belongs to each pixel: of its top-most digit with ink, else of the background.
+
+    inked (B,G,T,S,S); of_digits (B,T,G,C,S,S) and of_ground (B,T,C,S,S), whose last axes and T may be 1 -> (B,T,C,S,S).
+    """
+    found = of_ground
+    for layer, value in zip(inked.unbind(dim=1), of_digits.unbind(dim=2), strict=True):
+        found = torch.where(layer[:, :, None], value, found)
+    return found

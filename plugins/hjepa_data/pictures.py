@@ -36,6 +36,25 @@ def read(path: Path, size: int, channels: int) -> Tensor:
         return square(_coloured(ImageOps.exif_transpose(image), channels), size)
 
 
+def shape(path: Path) -> tuple[int, int]:
+    """Height and width, as the header of a file says. `Unreadable` where it says nothing."""
+    with reading(path), _opened(path) as image:
+        return image.height, image.width
+
+
+def verified(path: Path) -> None:
+    """`Unreadable` where a file says itself that something is missing or changed."""
+    with reading(path), _opened(path) as image:
+        image.verify()
+
+
+def whole(path: Path, channels: int) -> Tensor:
+    """(C, H, W) uint8: an image as it is stored, pixel by pixel. `Unreadable` where it cannot be read."""
+    with reading(path), _opened(path) as image:
+        coloured = _coloured(image, channels)
+        return torch.from_numpy(np.array(coloured)).reshape(image.height, image.width, -1).permute(2, 0, 1)
+
+
 def square(image: Image.Image, size: int) -> Tensor:
     """(C, S, S) uint8. What lies outside of the middle is never resized, so that a long strip takes no room."""
     width, height = image.size

@@ -38,7 +38,7 @@ def resampled(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """
     count, steps, size = x.shape
     columns = _between(images.mT.contiguous(), x.flatten(1))
-    columns = columns.reshape(count, steps, size, -1).mT.flatten(0, 1)
+    columns = columns.reshape(count, steps, size, images.shape[-1]).mT.flatten(0, 1)
     return _between(columns, y.flatten(0, 1)).reshape(count, steps, size, size)
 
 

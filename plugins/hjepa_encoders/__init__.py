@@ -15,4 +15,5 @@ def register(components: Components) -> None:
     components.add("encoder", "conv", "hjepa_encoders.conv:Conv")
     components.add("encoder", "identity", "hjepa_encoders.identity:Identity")
     components.add("encoder", "latent_mlp", "hjepa_encoders.latent_mlp:LatentMLP")
+    components.add("encoder", "pyramid", "hjepa_encoders.pyramid:Pyramid")
     components.add("encoder", "vit", "hjepa_encoders.vit:ViT")

@@ -46,7 +46,7 @@ FAST = "levels.fast={name: forecast, reads: frames, condition: slow, encoder: co
     "slow",
     [
         "{name: forecast, reads: proprio, stride: 3, encoder: latent_mlp, predictor: markov, energy: l2}",
-        "{name: agree, reads: frames, stride: 8, encoder: pyramid, energy: l2}",
+        "{name: agree, reads: frames, stride: 8, encoder: halves, energy: l2}",
     ],
 )
 def test_a_level_is_conditioned_by_what_is_known_at_its_time(slow: str, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_level_that_shares_can_be_taken_from_its_run(trained: Trained, tmp_pat
 
 def test_what_a_run_does_not_have_is_said(trained: Trained, tmp_path: Path) -> None:
     run = trained("mc_jepa")
-    alone = ["levels.motion.encoder={name: pyramid}", f"levels.motion.weights={run}/motion"]
+    alone = ["levels.motion.encoder={name: halves}", f"levels.motion.weights={run}/motion"]
     made = lab.trainer("mc_jepa", tmp_path / "run", *alone)
     with pytest.raises(Mistake, match=r"levels\.motion\.weights: .*missing: encoder\.stages\.0"):
         load_weights(made.study, made.stack, print)

@@ -112,6 +112,25 @@ def test_a_level_that_predicts_no_later_states(trainer: train.Trainer, monkeypat
         bench(trainer).predict("moment", "test", 1, 2)
 
 
+def test_what_a_level_says_besides_its_states(trainer: train.Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In evaluation mode, without gradient, of the same samples, whatever the chunks."""
+    found = bench(trainer)
+    with pytest.raises(Mistake, match="level 'moment' says nothing but its states: a forecast cannot"):
+        found.predictions("moment", "test")
+
+    def said(level: Forecast, below: States) -> dict[str, torch.Tensor]:
+        assert not level.training and not torch.is_grad_enabled()
+        return {"sum": below.tokens.sum(dim=(2, 3)) + level.encode(below).tokens.sum()[None, None] * 0}
+
+    monkeypatch.setattr(Forecast, "predictions", said, raising=False)
+    found.batch = 5
+    expected = found.observe("frame", "test").states.tokens.sum(dim=(2, 3))
+    for split in ("test", "train"):
+        one = found.predictions("moment", split)["sum"]
+        assert len(one) == len(found.observe("moment", split).batch["ids"]) and not one.requires_grad
+    assert found.predictions("moment", "test")["sum"].shape[1] < expected.shape[1]
+
+
 def test_tokens_that_are_not_there_stay_so(trainer: train.Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     found = bench(trainer)
     states = found.observe("moment", "test").states

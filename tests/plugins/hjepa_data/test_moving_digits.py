@@ -65,9 +65,10 @@ def test_shapes_and_streams(options, count):
         "heading": (count, digits),
     }
     if options["flow"]:
-        shapes["flow"] = (count, frames - 1, 2, size, size)
+        shapes |= {"flow": (count, frames - 1, 2, size, size), "occluded": (count, frames - 1, size, size)}
     assert {key: tuple(value.shape) for key, value in batch.items()} == shapes
-    assert all(value.dtype == (torch.int64 if key in ("label", "heading") else torch.float32) for key, value in batch.items())
+    types = {"label": torch.int64, "heading": torch.int64, "occluded": torch.bool}
+    assert all(value.dtype == types.get(key, torch.float32) for key, value in batch.items())
     assert data.streams["frames"].maps == ((1, size, size),)
     assert data.streams["frames"].steps == frames
 
