@@ -284,10 +284,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Build(Generic[T]):
-    """A component of the study that is not made yet: call it with what it must know of its neighbours.
-
-    Parameters are drawn from `(seed, path)`, so that changing one component leaves the others' initial weights alone.
-    """
+    """A component that is not made yet: call it with its neighbours. Its parameters are drawn from `(seed, path)` alone."""
 
     name: str
     path: str
@@ -357,7 +354,8 @@ class MaskableEncoder(Encoder, Protocol):
 class Masking(Protocol):
     """Which tokens are context and which are targets. Positional: the spec of the tokens.
 
-    ValueError from `__init__`, with the sum, where what is asked for could leave a family without context."""
+    ValueError from `__init__`, with the sum, where what is asked for could leave a family without context.
+    """
 
     kind: ClassVar[str] = "masking"
     families: tuple[str, ...]
@@ -366,7 +364,8 @@ class Masking(Protocol):
         """For each family `[context, targets...]`: sets of flat indices, `values` (M, 1), one for each row in order.
 
         `key` has one word a row (B*T,), and `valid` (B*T, N) says which tokens are there. A row's sets are a pure function of
-        its own key: the same for any batch size, worker and position in the batch."""
+        its own key: the same for any batch size, worker and position in the batch.
+        """
 
 
 class SetPredictor(Protocol):
@@ -408,7 +407,8 @@ class Energy(Protocol):
 class Prevention(Protocol):
     """Keeps a level from collapsing, by architecture (`targets`) or by a loss (`terms`). Positional: the spec of the states.
 
-    At most one prevention of a level gives targets; the terms of all of them add up."""
+    At most one prevention of a level gives targets; the terms of all of them add up.
+    """
 
     kind: ClassVar[str] = "prevention"
     optional: ClassVar[tuple[str, ...]] = ("bind", "targets", "terms", "after_step")
@@ -439,7 +439,8 @@ class Latent(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """z (*shape, width), which makes the energy plus `penalty` small, and what it is trained with beside the energy (*shape).
 
-        `energy_of_z` maps (*shape, width) to (*shape); z may be read from `context` and `target`, (*shape, N, D) each."""
+        `energy_of_z` maps (*shape, width) to (*shape); z may be read from `context` and `target`, (*shape, N, D) each.
+        """
 
     def sample(self, count: int, key: Key) -> Tensor:
         """(*key, count, width), from the prior."""
@@ -472,7 +473,7 @@ class Level(Protocol):
         """`encode` by that encoder in place of the level's own; a level whose encoder reads `below` as it is leaves it out."""
 
     def predictions(self, below: States) -> dict[str, Tensor]:
-        """What it says of the samples besides its states, (B, ...) each, called as the batch calls what is true where it knows it."""
+        """What it says of the samples besides its states, (B, ...) each, by the names that the batch has for what is true."""
 
     def __call__(self, here: Here) -> Outcome: ...
 
@@ -532,10 +533,7 @@ class Environment(Protocol):
 
 
 class PlanningProblem(Protocol):
-    """What a planner is given: where B tasks start, a model of one level, a cost. Nothing of it knows which planner asks.
-
-    A trajectory is what candidates lead to: states (B*S, K, N, D), the S of each task next to one another.
-    """
+    """Where B tasks start, a model of one level, a cost. Trajectories are states (B*S, K, N, D), the S of a task side by side."""
 
     batch: int
     """B."""
@@ -596,7 +594,8 @@ class Observer(Protocol):
 
     def predict(self, level: str, split: str, start: int, steps: int, futures: int = 0) -> States:
         """Own steps `start+1 .. start+steps` as predicted from own steps `0 .. start`; with `futures` so many of each sample, next to
-        one another (n * futures, steps, N, D), whose z are drawn from the level's latent, else with z = 0."""
+        one another (n * futures, steps, N, D), whose z are drawn from the level's latent, else with z = 0.
+        """
 
     def predictions(self, level: str, split: str) -> dict[str, Tensor]:
         """What the level says of the same samples besides its states, (n, ...) each, by name."""
