@@ -35,6 +35,7 @@ class Bench:
         self.samples, self.batch = study.evaluate.samples, study.evaluate.batch
         self._seen: dict[tuple[str, str, str], Observation] = {}
         self._conditions: dict[tuple[str, str], Tensor | None] = {}
+        self._said: dict[tuple[str, str], dict[str, Tensor]] = {}
 
     def spec(self, level: str) -> Spec:
         """Of the states that the level gives on its own source."""
@@ -121,12 +122,14 @@ class Bench:
             raise Mistake(
                 f"level {level!r} says nothing but its states: a {self.stack.nodes[level].plan.component.name} cannot"
             )
-        found = []
-        for batch in self._batches(level, split):
-            one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
-            with at_rest(self.stack):
-                found.append(self.stack.level(level).predictions(one.here(level).below))
-        return {name: torch.cat([one[name].cpu() for one in found]) for name in found[0]}
+        if (level, split) not in self._said:
+            found = []
+            for batch in self._batches(level, split):
+                one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
+                with at_rest(self.stack):
+                    found.append(self.stack.level(level).predictions(one.here(level).below))
+            self._said[level, split] = {name: torch.cat([one[name].cpu() for one in found]) for name in found[0]}
+        return self._said[level, split]
 
     def energies(self, level: str, split: str) -> dict[str, Tensor]:
         """What the level says of the same samples: `energy`, `trivial` and, where it is known, `shuffled` (n, T)."""

@@ -143,17 +143,6 @@ class Motion(nn.Module):
 
     # --- what it says ---
 
-    def flow(self, below: States) -> Tensor:
-        """(B, T-1, 2, H, W), in pixels of the frames: from each step to the next."""
-        flow = self.flows(below)[-1]
-        return _of_samples(upsampled(flow.flatten(0, 1), _size(below.maps[0])), below)
-
-    def flows(self, below: States) -> list[Tensor]:
-        """The same of every scale, coarse to fine, each in pixels of its own map."""
-        maps = self.encode(below).maps
-        found = self.estimator([_now(one) for one in maps], [_later(one) for one in maps])
-        return [_of_samples(flow, below) for flow in found]
-
     def predictions(self, below: States) -> dict[str, Tensor]:
         """`flow`, which pixels are `occluded`, and the flow of every scale: `flow_0` is the coarsest."""
         both = [_both_ways(one) for one in self.encode(below).maps]
@@ -171,10 +160,7 @@ class Motion(nn.Module):
         The baseline `trivial` is no motion at all; `shuffled` has the next frames of another sample, and the flow that fits them.
         """
         states, targets = here.states, self.targets.targets(here)
-        maps = [_both_ways(one) for one in states.maps]
-        aims = [_both_ways(one) for one in targets.maps]
-        flows = self.estimator(maps, [_swapped(one) for one in maps])[::-1]
-        moved = [warped(_swapped(one), flow) for one, flow in zip(maps, flows, strict=True)]
+        maps, aims, flows, moved = self._matched(states, targets)
         energies = self._energies(moved, aims)
         shape = len(states.time), states.steps - 1
         terms = self._terms(here, maps, aims, flows, energies)
@@ -183,6 +169,12 @@ class Motion(nn.Module):
             still = self._energies([_swapped(one) for one in maps], aims)
         outcome = Outcome(_mean(energies, shape), _mean(still, shape), terms, self._watched(states))
         return outcome if self.training or shape[0] == 1 else replace(outcome, shuffled=self._shuffled(states, targets))
+
+    def _matched(self, states: States, targets: States, roll: int = 0) -> tuple[list[Tensor], ...]:
+        """Of every scale, finest first: maps (R, C, H, W), what they shall be, flows (R, 2, H, W), and the other end's maps, warped."""
+        maps, aims = ([_both_ways(one, roll) for one in of.maps] for of in (states, targets))
+        flows = self.estimator(maps, [_swapped(one) for one in maps])[::-1]
+        return maps, aims, flows, [warped(_swapped(one), flow) for one, flow in zip(maps, flows, strict=True)]
 
     def _energies(self, moved: Sequence[Tensor], aims: Sequence[Tensor]) -> list[Tensor]:
         """Of every scale: maps (R, C, H, W) each -> (R, H, W)."""
@@ -246,9 +238,7 @@ class Motion(nn.Module):
     @torch.no_grad()
     def _shuffled(self, states: States, targets: States) -> Tensor:
         """(B, T-1): from frames to the next frames of the sample before, and from these back."""
-        maps, aims = ([_both_ways(one, roll=1) for one in of.maps] for of in (states, targets))
-        flows = self.estimator(maps, [_swapped(one) for one in maps])[::-1]
-        moved = [warped(_swapped(one), flow) for one, flow in zip(maps, flows, strict=True)]
+        _, aims, _, moved = self._matched(states, targets, roll=1)
         return _mean(self._energies(moved, aims), (len(states.time), states.steps - 1))
 
 

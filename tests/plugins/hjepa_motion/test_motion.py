@@ -109,33 +109,29 @@ def moves(level: Motion, x: float, y: float) -> Motion:
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
-def test_flow_is_that_of_the_finest_scale_on_the_frames() -> None:
-    level, below = made(), frames()
-    scales = level.flows(below)
-    assert [tuple(flow.shape) for flow in scales] == [(3, 2, 2, 4, 4), (3, 2, 2, 8, 8)]
-    assert level.flow(below).shape == (3, 2, 2, 16, 16)
-    torch.testing.assert_close(level.flow(below)[1], upsampled(scales[-1][1], (16, 16)))
-
-
 def test_predictions_are_flow_occlusion_and_the_flow_of_every_scale() -> None:
     level, below = made(), frames()
     said = level.predictions(below)
-    torch.testing.assert_close(said["flow"], level.flow(below))
-    for scale, flow in enumerate(level.flows(below)):
-        torch.testing.assert_close(said[f"flow_{scale}"], flow)
-    assert said["occluded"].shape == (3, 2, 16, 16) and said["occluded"].dtype == torch.bool
+    assert {name: tuple(one.shape) for name, one in said.items()} == {
+        "flow": (3, 2, 2, 16, 16),
+        "occluded": (3, 2, 16, 16),
+        "flow_0": (3, 2, 2, 4, 4),
+        "flow_1": (3, 2, 2, 8, 8),
+    }
+    assert said["occluded"].dtype == torch.bool
+    torch.testing.assert_close(said["flow"][1], upsampled(said["flow_1"][1], (16, 16)))
 
 
 def test_flow_is_from_each_frame_to_the_next() -> None:
     """F10: of a pair alone the same, and with the frames swapped it is the flow back."""
     level, below = made(), frames()
-    torch.testing.assert_close(level.flow(below)[:, 1:], level.flow(below.slice(1, 3)))
+    torch.testing.assert_close(level.predictions(below)["flow"][:, 1:], level.predictions(below.slice(1, 3))["flow"])
     turned = States(below.tokens, below.time, maps=(below.maps[0].flip(1),))
     maps = (
         [one[:, :2].flatten(0, 1) for one in level.encode(turned).maps],
         [one[:, 1:].flatten(0, 1) for one in level.encode(turned).maps],
     )
-    torch.testing.assert_close(level.flows(turned)[-1].flatten(0, 1), level.estimator(*maps)[-1])
+    torch.testing.assert_close(level.predictions(turned)["flow_1"].flatten(0, 1), level.estimator(*maps)[-1])
 
 
 def test_states_are_the_maps_and_the_token_of_the_encoder() -> None:
@@ -322,5 +318,5 @@ def test_it_learns_how_a_picture_moves() -> None:
         torch.stack(list(outcome(level, below).terms.values())).sum().backward()
         optimizer.step()
     below, true = shown()
-    error = (level.flow(below) - true).norm(dim=2)[..., 3:-3, 3:-3].mean()
+    error = (level.predictions(below)["flow"] - true).norm(dim=2)[..., 3:-3, 3:-3].mean()
     assert error < 0.7 * true.norm(dim=2).mean()
