@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from os import environ
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from hjepa.nn.warping import cost_volume, warped
 SHAPES = ((4, 64, 64), (4, 64, 256))
 """Batch, channels and side."""
 RADIUS = 4
+FREED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Whatever is larger is given back when it is freed, so that a peak is what is held, and not what the allocator keeps by chance."""
 ROOT = Path(__file__).resolve().parent.parent
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -58,9 +61,9 @@ def drawn(batch: int, channels: int, side: int, device: torch.device) -> list[Te
 
 
 def both_ways(volume: Loss, given: Sequence[Tensor]) -> list[Tensor]:
-    """The volume, and the gradients of a sum of all its entries with different weights."""
+    """The volume, and the gradients of a sum of all its entries, each displacement with a weight of its own."""
     found = volume(*given)
-    weight = torch.arange(found.numel(), device=found.device).remainder(7).to(found.dtype).view_as(found)
+    weight = torch.arange(found.shape[1], device=found.device, dtype=found.dtype)[:, None, None].expand_as(found).contiguous()
     return [found.detach(), *torch.autograd.grad(found, given, weight)]
 
 
@@ -79,7 +82,9 @@ def peak(name: str, shape: tuple[int, int, int], device: torch.device) -> float:
         both_ways({"own": own, "plain": plain}[name], given)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     work = f"from benchmarks.cost_volume import held; held({name!r}, {shape!r})"
-    told = subprocess.run([sys.executable, "-c", work], check=True, capture_output=True, text=True, cwd=ROOT)
+    told = subprocess.run(
+        [sys.executable, "-c", work], check=True, capture_output=True, text=True, cwd=ROOT, env=environ | FREED
+    )
     return float(told.stdout)
 
 

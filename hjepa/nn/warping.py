@@ -22,8 +22,8 @@ from hjepa.nn.statistics import at_least_float32, without_autocast
 TILE = 8
 """Side of the tiles that a cost volume is computed in: with a radius of 4, four of ten products of a tile are wanted."""
 
-WORKSPACE = 1 << 22
-"""Numbers that a cost volume holds of its tiles at a time."""
+WORKSPACE = 1 << 18
+"""Numbers that are at work at a time, beside the maps and volumes themselves: larger maps are gone through in parts."""
 
 
 # --- from one map to the other ----------------------------------------------------------------------------------------
@@ -65,34 +65,43 @@ def _floored(at: Tensor, side: int) -> Tensor:
 class _Bilinear(torch.autograd.Function):
     """Pixels (P, C) -> (M, C): between four neighbours, of which `first` (M,) is the upper left, at x and y (M,) from it.
 
-    Neither forward nor backward are the four neighbours there at the same time, and only places are kept of them.
+    Part by part, one neighbour after the other; only places are kept for the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, first: Tensor, x: Tensor, y: Tensor, steps: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(pixels, first, x, y)
         ctx.steps = steps
-        (index, weight, *_), *others = _corners(first, x, y, steps)
-        out = pixels.index_select(0, index) * weight[:, None]
-        for index, weight, *_ in others:
-            out.addcmul_(pixels.index_select(0, index), weight[:, None])
+        out = pixels.new_empty(len(first), pixels.shape[1])
+        for places in _parts(first, pixels):
+            (index, weight, *_), *others = _corners(first[places], x[places], y[places], steps)
+            torch.mul(pixels.index_select(0, index), weight[:, None], out=out[places])
+            for index, weight, *_ in others:
+                out[places].addcmul_(pixels.index_select(0, index), weight[:, None])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         pixels, first, x, y = ctx.saved_tensors
-        gradient = gradient.contiguous()
         of_pixels = torch.zeros_like(pixels) if ctx.needs_input_grad[0] else None
         of_x, of_y = torch.zeros_like(x), torch.zeros_like(y)
-        for index, weight, by_x, by_y in _corners(first, x, y, ctx.steps):
-            if of_pixels is not None:
-                of_pixels.index_add_(0, index, gradient * weight[:, None])
-            if ctx.needs_input_grad[2]:
-                product = torch.linalg.vecdot(gradient, pixels.index_select(0, index))
-                of_x.addcmul_(product, by_x)
-                of_y.addcmul_(product, by_y)
+        for places in _parts(first, pixels):
+            of_out = gradient[places].contiguous()
+            for index, weight, by_x, by_y in _corners(first[places], x[places], y[places], ctx.steps):
+                if of_pixels is not None:
+                    of_pixels.index_add_(0, index, of_out * weight[:, None])
+                if ctx.needs_input_grad[2]:
+                    product = torch.linalg.vecdot(of_out, pixels.index_select(0, index))
+                    of_x[places].addcmul_(product, by_x)
+                    of_y[places].addcmul_(product, by_y)
         return of_pixels, None, of_x, of_y, None
+
+
+def _parts(first: Tensor, pixels: Tensor) -> list[slice]:
+    """Places that are at work together."""
+    step = max(1, WORKSPACE // pixels.shape[1])
+    return [slice(start, start + step) for start in range(0, len(first), step)]
 
 
 def _corners(first: Tensor, x: Tensor, y: Tensor, steps: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -178,78 +187,66 @@ class _CostVolume(torch.autograd.Function):
     def forward(ctx: Any, one: Tensor, other: Tensor, radius: int) -> Tensor:
         ctx.save_for_backward(one, other)
         ctx.tiles = tiles = _Tiles(one, radius)
-        height, width = one.shape[2:]
-        one, other = tiles.padded(one, other)
         out = one.new_empty(tiles.volume)
         with without_autocast(one):
-            for start, stop in tiles.bands:
-                products = tiles.inner(one, start, stop) @ tiles.around(other, start, stop)
-                tiles.of_volume(out, start, stop).copy_(tiles.wanted(products))
-        return out[:, :, :height, :width]
+            for band in tiles.bands:
+                products = tiles.inner(one, band) @ tiles.around(other, band)
+                tiles.put_volume(out, band, tiles.wanted(products))
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         one, other = ctx.saved_tensors
-        tiles, radius = ctx.tiles, ctx.tiles.radius
-        height, width = one.shape[2:]
-        one, other = tiles.padded(one, other)
-        gradient = F.pad(gradient, (0, one.shape[3] - width, 0, one.shape[2] - height))
+        tiles = ctx.tiles
         of_one, of_other = torch.empty_like(one), torch.zeros_like(other)
         with without_autocast(one):
-            for start, stop in tiles.bands:
-                inner, around = tiles.inner(one, start, stop), tiles.around(other, start, stop)
+            for band in tiles.bands:
+                inner, around = tiles.inner(one, band), tiles.around(other, band)
                 products = inner.new_zeros(*inner.shape[:2], around.shape[2])
-                tiles.wanted(products).copy_(tiles.of_volume(gradient, start, stop))
-                tiles.put_inner(of_one, start, stop, products @ around.mT)
-                tiles.add_around(of_other, start, stop, inner.mT @ products)
-        return (
-            of_one[:, :, :height, :width] / tiles.channels,
-            of_other[:, :, radius : radius + height, radius : radius + width],
-            None,
-        )
+                tiles.wanted(products).copy_(tiles.of_volume(gradient, band))
+                tiles.put_inner(of_one, band, products @ around.mT)
+                tiles.add_around(of_other, band, inner.mT @ products)
+        return of_one, of_other, None
 
 
 class _Tiles:
     """How maps (R, C, H, W) lie in tiles of `TILE` pixels, in bands of some rows of tiles that are at work together.
 
-    inner: the pixels of each tile (tiles, TILE², C), over C. around: those that they can match (tiles, C, side²).
+    inner: the pixels of each tile (tiles, TILE², C), over C. around: those that they can match (tiles, C, side²). A band alone is
+    padded to whole tiles, never a whole map.
     """
 
     def __init__(self, like: Tensor, radius: int) -> None:
-        self.rows, self.channels, height, width = like.shape
+        self.rows, self.channels, self.height, self.width = like.shape
         self.radius, self.side, self.reach = radius, TILE + 2 * radius, 2 * radius + 1
-        self.down, self.across = -(-height // TILE), -(-width // TILE)
-        self.room = (0, self.across * TILE - width, 0, self.down * TILE - height)
-        self.volume = (self.rows, self.reach**2, self.down * TILE, self.across * TILE)
+        self.across = -(-self.width // TILE)
+        self.volume = (self.rows, self.reach**2, self.height, self.width)
         held = self.rows * self.across * self.side**2 * (self.channels + TILE**2)
-        step = max(1, WORKSPACE // held)
-        self.bands = [(start, min(start + step, self.down)) for start in range(0, self.down, step)]
+        step = TILE * max(1, WORKSPACE // held)
+        tall = -(-self.height // TILE) * TILE
+        self.bands = [(start, min(start + step, tall)) for start in range(0, tall, step)]
+        """First pixel, and first beyond: whole tiles, the last of which may end below the map."""
 
-    def padded(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        left, right, above, below = self.room
-        r = self.radius
-        return F.pad(one, self.room), F.pad(other, (left + r, right + r, above + r, below + r))
-
-    def inner(self, one: Tensor, start: int, stop: int) -> Tensor:
-        band = one[:, :, start * TILE : stop * TILE]
-        tiles = band.reshape(self.rows, self.channels, stop - start, TILE, self.across, TILE)
+    def inner(self, one: Tensor, band: tuple[int, int]) -> Tensor:
+        tiles = self._band(one, band, 0).reshape(self.rows, self.channels, -1, TILE, self.across, TILE)
         return tiles.permute(0, 2, 4, 3, 5, 1).reshape(-1, TILE**2, self.channels) / self.channels
 
-    def put_inner(self, into: Tensor, start: int, stop: int, values: Tensor) -> None:
-        tiles = values.view(self.rows, stop - start, self.across, TILE, TILE, self.channels).permute(0, 5, 1, 3, 2, 4)
-        into[:, :, start * TILE : stop * TILE] = tiles.reshape(self.rows, self.channels, (stop - start) * TILE, -1)
+    def put_inner(self, into: Tensor, band: tuple[int, int], values: Tensor) -> None:
+        tiles = values.div_(self.channels).view(self.rows, -1, self.across, TILE, TILE, self.channels).permute(0, 5, 1, 3, 2, 4)
+        there = into[:, :, slice(*band)]
+        there.copy_(tiles.flatten(4).flatten(2, 3)[:, :, : there.shape[2], : self.width])
 
-    def around(self, other: Tensor, start: int, stop: int) -> Tensor:
-        band = other[:, :, start * TILE : stop * TILE + 2 * self.radius]
-        tiles = band.unfold(2, self.side, TILE).unfold(3, self.side, TILE)
+    def around(self, other: Tensor, band: tuple[int, int]) -> Tensor:
+        tiles = self._band(other, band, self.radius).unfold(2, self.side, TILE).unfold(3, self.side, TILE)
         return tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.channels, self.side**2)
 
-    def add_around(self, into: Tensor, start: int, stop: int, values: Tensor) -> None:
+    def add_around(self, into: Tensor, band: tuple[int, int], values: Tensor) -> None:
         """Neighbouring tiles overlap: what belongs to the same pixel adds up."""
-        band = into[:, :, start * TILE : stop * TILE + 2 * self.radius]
-        values = values.view(self.rows, (stop - start) * self.across, -1).mT
-        band += F.fold(values, band.shape[2:], self.side, stride=TILE)
+        r, size = self.radius, (band[1] - band[0] + 2 * self.radius, self.across * TILE + 2 * self.radius)
+        folded = F.fold(values.view(self.rows, -1, values[0].numel()).mT, size, self.side, stride=TILE)
+        above, below = max(band[0] - r, 0), min(band[1] + r, self.height)
+        into[:, :, above:below] += folded[:, :, above - band[0] + r : below - band[0] + r, r : r + self.width]
 
     def wanted(self, products: Tensor) -> Tensor:
         """The displacements among the products (tiles, TILE², side²): (R, rows of tiles, tiles of a row, y, x, dy, dx)."""
@@ -258,8 +255,19 @@ class _Tiles:
         chosen = products.as_strided(shape, (TILE**2 * area, TILE * area + side, area + 1, side, 1))
         return chosen.view(self.rows, -1, self.across, *shape[1:])
 
-    def of_volume(self, volume: Tensor, start: int, stop: int) -> Tensor:
+    def of_volume(self, volume: Tensor, band: tuple[int, int]) -> Tensor:
         """The same of a cost volume (R, (2r+1)², H, W)."""
-        band = volume[:, :, start * TILE : stop * TILE]
-        tiles = band.view(self.rows, self.reach, self.reach, -1, TILE, self.across, TILE)
+        tiles = self._band(volume, band, 0).reshape(self.rows, self.reach, self.reach, -1, TILE, self.across, TILE)
         return tiles.permute(0, 3, 5, 4, 6, 1, 2)
+
+    def put_volume(self, into: Tensor, band: tuple[int, int], wanted: Tensor) -> None:
+        there = into[:, :, slice(*band)]
+        tiles = wanted.permute(0, 5, 6, 1, 3, 2, 4)
+        there.copy_(tiles.flatten(5).flatten(3, 4).flatten(1, 2)[:, :, : there.shape[2], : self.width])
+
+    def _band(self, maps: Tensor, band: tuple[int, int], beyond: int) -> Tensor:
+        """The rows of pixels of a band and some beyond it, as many columns beyond, and 0 where there is no map."""
+        start, stop = band[0] - beyond, band[1] + beyond
+        above, below = max(-start, 0), max(stop - self.height, 0)
+        right = self.across * TILE - self.width + beyond
+        return F.pad(maps[:, :, start + above : stop - below], (beyond, right, above, below))

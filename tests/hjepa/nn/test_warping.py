@@ -164,15 +164,20 @@ def test_the_cost_volume_is_that_of_plain_loops(height: int, width: int, radius:
         torch.testing.assert_close(mine, theirs)
 
 
-def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workspace", [1, 300, 3000])
+def test_parts_change_nothing(workspace: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warp and a volume, whose maps lie in memory in different orders, place by place and band by band."""
     one, other = (x.requires_grad_() for x in drawn(2, 2, 4, 33, 20).clone())
-    whole = cost_volume(one, other, 4)
-    expected = torch.autograd.grad(whole.square().sum(), (one, other))
-    monkeypatch.setattr(warping, "WORKSPACE", 1)
-    banded = cost_volume(one, other, 4)
-    torch.testing.assert_close(banded, whole)
-    for mine, theirs in zip(torch.autograd.grad(banded.square().sum(), (one, other)), expected):
-        torch.testing.assert_close(mine, theirs)
+    flow = drawn(2, 2, 33, 20, seed=1).requires_grad_()
+
+    def both_ways() -> list[Tensor]:
+        volume = cost_volume(warped(one, flow), other.contiguous(memory_format=torch.channels_last), 4)
+        return [volume, *torch.autograd.grad(volume.square().sum(), (one, other, flow))]
+
+    whole = both_ways()
+    monkeypatch.setattr(warping, "WORKSPACE", workspace)
+    for part, expected in zip(both_ways(), whole, strict=True):
+        torch.testing.assert_close(part, expected)
 
 
 @settings(deadline=None, max_examples=20)
