@@ -481,13 +481,16 @@ def troubled(trouble: dict[str, Any]) -> None:
 
 
 def sent(number: int, to_all: bool) -> None:
-    """By another process: workers obey their parent in any case."""
+    """By another process: workers obey their parent in any case. Not before it is forked: what is raised meanwhile is lost."""
     target = -os.getpid() if to_all else os.getpid()
+    begun, begin = os.pipe()
     sender = os.fork()
     if not sender:
         os.setsid()
+        os.read(begun, 1)
         os.kill(target, number)
         os._exit(0)
+    os.write(begin, b"!")
     os.waitpid(sender, 0)
     time.sleep(0.05)
 
