@@ -10,8 +10,8 @@ of the frames themselves. Nothing here needs to know the true flow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -42,16 +42,33 @@ from hjepa_motion.estimator import Estimator
 from hjepa_motion.losses import PHOTOMETRIC, masked_mean, smoothness
 
 Occlusion = Literal["range", "check", "outside"]
+Hidden = Callable[[Tensor, Tensor], Tensor]
+"""Flows both ways (R, 2, H, W) -> which pixels are not seen in the other frame (R, H, W), without gradient."""
 
-HIDDEN: dict[Occlusion, Callable[[Tensor, Tensor], Tensor]] = {
+HIDDEN: dict[Occlusion, Hidden] = {
     "range": lambda forth, back: (reached(back) < 0.5) | ~inside(forth.detach()),
     "check": occluded,
     "outside": lambda forth, back: ~inside(forth.detach()),
 }
-"""Flows both ways (R, 2, H, W) -> which pixels are not seen in the other frame (R, H, W), without gradient."""
 
 PLACES = 64
 """Places of a map, evenly spread, that are watched for collapse."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What of two ends of a pair belongs together, of every scale, finest first."""
+
+    maps: list[Tensor]
+    """(R, C, H, W) each."""
+    aims: list[Tensor]
+    """What they are as targets."""
+    flows: list[Tensor]
+    """(R, 2, H, W) each, in pixels of its map."""
+    full: Tensor
+    """(R, 2, H, W): the flow of the frames."""
+    moved: list[Tensor]
+    """The maps of the other end, seen from where the flows point to."""
 
 
 class Motion(nn.Module):
@@ -62,6 +79,8 @@ class Motion(nn.Module):
 
     encoder, energy, prevention: components; the encoder must give maps. A prevention that gives targets (`ema`, `stop_gradient`)
         gives those of the regression; the terms of the others are taken of every scale, with positions and batch as samples.
+    skips: how many of the finest maps take no part: estimation ends at the next one, of which the flow of the frames is made (PWC-Net
+        ends at stride 4, arXiv:1709.02371); a quarter of the work for each.
     radius: how far, in pixels of its map, a scale looks for matches; width: channels of all maps as the estimator sees them; hidden:
         channels of its layers; dropout: of whole channels of these.
     occlusion: which pixels are left out of what frames and features must explain, never with gradient: those that nothing comes
@@ -84,6 +103,7 @@ class Motion(nn.Module):
         encoder: Build[Encoder],
         energy: Build[Energy] = by_name("l2"),
         prevention: Sequence[Build[Prevention]] = (),
+        skips: Whole = 0,
         radius: Count = 4,
         width: Count = 24,
         hidden: tuple[Count, ...] = (64, 48, 32),
@@ -110,11 +130,14 @@ class Motion(nn.Module):
         self.spec = spec.encoded(self.encoder.spec)
         if not self.spec.maps:
             raise ValueError("motion compares maps, and its encoder gives none; use one that does, as pyramid")
-        channels = [count for count, _, _ in self.spec.maps]
-        self.estimator = Estimator(channels, width, radius, hidden, dropout)
+        if skips >= len(self.spec.maps):
+            raise ValueError(f"skips is {skips}, and the encoder gives {len(self.spec.maps)} maps: one at least must be left")
+        self.skips, matched = skips, self.spec.maps[skips:]
+        channels, stride = [count for count, _, _ in matched], spec.maps[0][1] // matched[0][1]
+        self.estimator = Estimator(channels, width, radius, hidden, dropout, stride)
         self.energy = energy(self.spec)
-        self.strides = [f"stride{spec.maps[0][1] // height}" for _, height, _ in self.spec.maps]
-        self.preventions = nn.ModuleList(_of_scales(self.spec, prevention))
+        self.strides = [f"stride{spec.maps[0][1] // height}" for _, height, _ in matched]
+        self.preventions = nn.ModuleList(_of_scales(replace(self.spec, maps=matched), prevention))
         self.targets.bind(self.encoder)
         self.hidden, self.occlusion_after, self.edges = HIDDEN[occlusion], occlusion_after, edges
         self.coarser, self.finer, self.needs = coarser, finer, 2
@@ -145,9 +168,8 @@ class Motion(nn.Module):
 
     def predictions(self, below: States) -> dict[str, Tensor]:
         """`flow`, which pixels are `occluded`, and the flow of every scale: `flow_0` is the coarsest."""
-        both = [_both_ways(one) for one in self.encode(below).maps]
-        scales = self.estimator(both, [_swapped(one) for one in both])
-        flow = upsampled(scales[-1], _size(below.maps[0]))
+        both = [_both_ways(one) for one in self.encode(below).maps[self.skips :]]
+        scales, flow = self.estimator(both, [_swapped(one) for one in both])
         said = {"flow": flow, "occluded": self.hidden(flow, _swapped(flow))}
         said |= {f"flow_{number}": scale for number, scale in enumerate(scales)}
         return {name: _of_samples(one[: len(one) // 2], below) for name, one in said.items()}
@@ -160,70 +182,73 @@ class Motion(nn.Module):
         The baseline `trivial` is no motion at all; `shuffled` has the next frames of another sample, and the flow that fits them.
         """
         states, targets = here.states, self.targets.targets(here)
-        maps, aims, flows, moved = self._matched(states, targets)
-        energies = self._energies(moved, aims)
+        match = self._match(states, targets)
+        energies = self._energies(match.moved, match.aims)
         shape = len(states.time), states.steps - 1
-        terms = self._terms(here, maps, aims, flows, energies)
-        terms |= self._kept_apart(here, states, moved, aims)
+        terms = self._terms(here, match, energies)
+        terms |= self._kept_apart(here, states, match)
         with torch.no_grad():
-            still = self._energies([_swapped(one) for one in maps], aims)
+            still = self._energies([_swapped(one) for one in match.maps], match.aims)
         outcome = Outcome(_mean(energies, shape), _mean(still, shape), terms, self._watched(states))
         return outcome if self.training or shape[0] == 1 else replace(outcome, shuffled=self._shuffled(states, targets))
 
-    def _matched(self, states: States, targets: States, roll: int = 0) -> tuple[list[Tensor], ...]:
-        """Of every scale, finest first: maps (R, C, H, W), what they shall be, flows (R, 2, H, W), and the other end's maps, warped."""
-        maps, aims = ([_both_ways(one, roll) for one in of.maps] for of in (states, targets))
-        flows = self.estimator(maps, [_swapped(one) for one in maps])[::-1]
-        return maps, aims, flows, [warped(_swapped(one), flow) for one, flow in zip(maps, flows, strict=True)]
+    def _match(self, states: States, targets: States, roll: int = 0) -> Match:
+        maps, aims = ([_both_ways(one, roll) for one in of.maps[self.skips :]] for of in (states, targets))
+        others = [_swapped(one) for one in maps]
+        scales, full = self.estimator(maps, others)
+        flows = scales[::-1]
+        return Match(maps, aims, flows, full, [warped(other, flow) for other, flow in zip(others, flows, strict=True)])
 
     def _energies(self, moved: Sequence[Tensor], aims: Sequence[Tensor]) -> list[Tensor]:
         """Of every scale: maps (R, C, H, W) each -> (R, H, W)."""
         return [self.energy(one.movedim(1, -1), aim.movedim(1, -1)) for one, aim in zip(moved, aims, strict=True)]
 
-    def _terms(
-        self, here: Here, maps: list[Tensor], aims: list[Tensor], flows: list[Tensor], energies: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """What the flows (R, 2, H, W) of every scale, finest first, must explain, by name and weighted; the mean over scales."""
+    def _terms(self, here: Here, match: Match, energies: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the flows of every scale must explain, by name and weighted; the mean over scales."""
         weight = {name: value for name, schedule in self.weights.items() if (value := schedule(here.step))}
         hidden = self.hidden if here.step >= self.occlusion_after else HIDDEN["outside"]
         frames = _both_ways(here.below.maps[0])
+        enlarged = [match.full, *(upsampled(flow, _size(frames)) for flow in match.flows[1:])]
         found: dict[str, list[Tensor]] = {name: [] for name in weight}
-        for scale, (one, aim, flow, energy) in enumerate(zip(maps, aims, flows, energies, strict=True)):
-            seen = ~hidden(flow, _swapped(flow))
-            if "regression" in weight:
-                found["regression"].append(masked_mean(energy, seen).mean())
-            if "cycle" in weight:
-                found["cycle"].append(self._cycle(one, aim, flow, seen))
-            for name, term in self._of_frames(frames, flow, hidden, weight).items():
-                found[name].append(self.coarser**scale * term)
+        for scale, flow in enumerate(match.flows):
+            shown = self._of_frames(frames, enlarged[scale], hidden, weight) | self._of_flow(frames, flow, weight)
+            terms = {name: self.coarser**scale * term for name, term in shown.items()}
+            for name, term in (self._of_features(match, scale, energies[scale], hidden, weight) | terms).items():
+                found[name].append(term)
         return {name: weight[name] * torch.stack(terms).mean() for name, terms in found.items()}
 
-    def _cycle(self, one: Tensor, aim: Tensor, flow: Tensor, seen: Tensor) -> Tensor:
-        """The energy of features that go along the flow and come back."""
-        home = warped(warped(one, _swapped(flow)), flow)
-        return masked_mean(self.energy(home.movedim(1, -1), aim.movedim(1, -1)), seen).mean()
-
-    def _of_frames(
-        self, frames: Tensor, flow: Tensor, hidden: Callable[[Tensor, Tensor], Tensor], weight: dict[str, float]
+    def _of_features(
+        self, match: Match, scale: int, energy: Tensor, hidden: Hidden, weight: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """How frames (R, C, H, W) differ where the flow of one scale, enlarged, says that they agree; and how smooth it is."""
-        found: dict[str, Tensor] = {}
-        if wanted := [name for name in PHOTOMETRIC if name in weight]:
-            full = upsampled(flow, _size(frames))
-            seen, moved = ~hidden(full, _swapped(full)), warped(_swapped(frames), full)
-            found = {name: masked_mean(PHOTOMETRIC[name](moved, frames), seen).mean() for name in wanted}
-        small = F.interpolate(frames, _size(flow), mode="area")
-        for order, name in enumerate(("slowness", "smoothness", "curvature")):
-            if name in weight:
-                found[name] = smoothness(flow, small, order, self.edges).mean()
+        """How features differ that come along a flow, energy (R, H, W), and those that go along it and come back."""
+        aim, flow = match.aims[scale], match.flows[scale]
+        seen = ~hidden(flow, _swapped(flow))
+        found = {"regression": masked_mean(energy, seen).mean()} if "regression" in weight else {}
+        if "cycle" in weight:
+            home = warped(warped(match.maps[scale], _swapped(flow)), flow)
+            found["cycle"] = masked_mean(self.energy(home.movedim(1, -1), aim.movedim(1, -1)), seen).mean()
         return found
 
-    def _kept_apart(self, here: Here, states: States, moved: Sequence[Tensor], aims: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _of_frames(self, frames: Tensor, flow: Tensor, hidden: Hidden, weight: Mapping[str, float]) -> dict[str, Tensor]:
+        """How frames (R, C, H, W) differ where a flow (R, 2, H, W) says that they agree."""
+        wanted = [name for name in PHOTOMETRIC if name in weight]
+        if not wanted:
+            return {}
+        seen, moved = ~hidden(flow, _swapped(flow)), warped(_swapped(frames), flow)
+        return {name: masked_mean(PHOTOMETRIC[name](moved, frames), seen).mean() for name in wanted}
+
+    def _of_flow(self, frames: Tensor, flow: Tensor, weight: Mapping[str, float]) -> dict[str, Tensor]:
+        """How large a flow (R, 2, H, W) is, and how it changes where frames do not."""
+        small = F.interpolate(frames, _size(flow), mode="area")
+        orders = {name: order for order, name in enumerate(("slowness", "smoothness", "curvature")) if name in weight}
+        return {name: smoothness(flow, small, order, self.edges).mean() for name, order in orders.items()}
+
+    def _kept_apart(self, here: Here, states: States, match: Match) -> dict[str, Tensor]:
         """The preventions' terms of every scale, named by its stride: less, the finer it is."""
         found: dict[str, Tensor] = {}
         for scale, preventions in enumerate(self.preventions):
             assert isinstance(preventions, Preventions)
-            pair = Pair(_rows(moved[scale]), _rows(aims[scale]), _tokens(states.maps[scale]))
+            pair = Pair(_rows(match.moved[scale]), _rows(match.aims[scale]), _tokens(states.maps[self.skips + scale]))
             share = self.finer ** (len(self.strides) - 1 - scale)
             found |= {f"{name}.{self.strides[scale]}": share * term for name, term in preventions.terms(pair, here).items()}
         return found
@@ -232,14 +257,14 @@ class Motion(nn.Module):
         """Embeddings of every scale (rows, C), of some of its places."""
         return {
             name: _tokens(one)[:, :, :: -(-one.shape[3] * one.shape[4] // PLACES)].detach().flatten(0, 2)
-            for name, one in zip(self.strides, states.maps, strict=True)
+            for name, one in zip(self.strides, states.maps[self.skips :], strict=True)
         }
 
     @torch.no_grad()
     def _shuffled(self, states: States, targets: States) -> Tensor:
         """(B, T-1): from frames to the next frames of the sample before, and from these back."""
-        _, aims, _, moved = self._matched(states, targets, roll=1)
-        return _mean(self._energies(moved, aims), (len(states.time), states.steps - 1))
+        match = self._match(states, targets, roll=1)
+        return _mean(self._energies(match.moved, match.aims), (len(states.time), states.steps - 1))
 
 
 def _of_scales(spec: Spec, factories: Sequence[Build[Prevention]]) -> list[Preventions]:
