@@ -17,6 +17,7 @@ from hjepa.compare import served
 from hjepa.compare.digest import Digest, differences, digest, short_names
 from hjepa.compare.found import Objectives
 from hjepa.compare.overlay import levels_of, sampled
+from hjepa.compare.seeds import repeated
 from hjepa.errors import Mistake, listed
 from hjepa.tracking.replicas import is_sweep, trials
 from hjepa.verdicts import FINE, KINDS, VERDICT_COLOURS, kind_of
@@ -24,6 +25,7 @@ from hjepa.verdicts import FINE, KINDS, VERDICT_COLOURS, kind_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
+    from rich.table import Table
 
 READ = 1000
 """Of so many runs the whole journals are read; of more, the ends, and the journals of those whose curves are drawn."""
@@ -33,6 +35,7 @@ WIDEST = 32
 """Characters in a cell of the terminal."""
 NUMBERS = {"std_ratio": "std left", "rank": "rank", "gain": "gain"}
 """Diagnostics that the table shows of every level."""
+SEEDS = "what differs in nothing but the seed: mean ± half of the 95 % interval"
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,18 @@ class Comparison:
         columns["state"] = [_state(run) for run in self.runs]
         return columns
 
+    def seeds(self) -> dict[str, list[Cell]]:
+        """Title -> a cell for each recipe that was run with several seeds; empty where none was."""
+        found = repeated(self.runs, self.varying)
+        if not found:
+            return {}
+        columns = {key: [_cell(one.settings[key]) for one in found] for key in self.varying if key != "seed"}
+        columns["seeds"] = [Cell(_counted(self.runs[place].kind for place in one.places)) for one in found]
+        for metric in self._scores():
+            scores = [one.scores.get(metric) for one in found]
+            columns[metric.removeprefix("probe/")] = [Cell(str(one), one.mean) if one else Cell() for one in scores]
+        return columns
+
     def _scores(self) -> list[str]:
         """What the sweep wants; else the first score of every probe."""
         first: dict[str, str] = {}
@@ -119,6 +134,12 @@ class Comparison:
                 if metric.startswith("probe/"):
                     first.setdefault(metric.split("/")[1], metric)
         return [*self.objectives] or [*first.values()]
+
+
+def _counted(kinds: Iterable[str]) -> str:
+    """`3 healthy`, the worst first."""
+    counts = Counter(kinds)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
 
 
 def _cell(words: str) -> Cell:
@@ -248,7 +269,21 @@ def table(told: Comparison, console: Console) -> None:
     console.print(found)
     if len(order) > LISTED:
         console.print(f"the first {LISTED} of {len(order)}; the page and --json have all", style="dim", highlight=False)
+    if told.seeds():
+        console.print(f"\n{SEEDS}", style="dim", highlight=False)
+        console.print(_seeds(told))
     console.print(told.sentence, style="bold", highlight=False)
+
+
+def _seeds(told: Comparison) -> Table:
+    """A row a recipe."""
+    from hjepa.report import bare
+
+    columns = told.seeds()
+    made = bare(*columns, words=[title for title, cells in columns.items() if all(cell.value is None for cell in cells)])
+    for cells in zip(*columns.values(), strict=True):
+        made.add_row(*(_cut(cell.text) for cell in cells))
+    return made
 
 
 def _narrow(told: Comparison, width: int) -> dict[str, list[Cell]]:
@@ -301,7 +336,15 @@ def as_json(told: Comparison, files: Iterable[Path]) -> dict[str, Any]:
         }
         for place, run in enumerate(told.runs)
     ]
-    return {"runs": rows, "kinds": told.kinds, "mlflow": told.link, "files": [str(file) for file in files]}
+    seeds = [
+        {
+            "runs": [told.runs[place].name for place in one.places],
+            "settings": one.settings,
+            "scores": {metric: score._asdict() for metric, score in one.scores.items()},
+        }
+        for one in repeated(told.runs, told.varying)
+    ]
+    return {"runs": rows, "seeds": seeds, "kinds": told.kinds, "mlflow": told.link, "files": [str(file) for file in files]}
 
 
 def _is_told(metric: str, objectives: Objectives) -> bool:

@@ -36,7 +36,8 @@ a { color: #1F5FA8; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 12px; border-bottom: 1px solid #ececec; white-space: nowrap; }
-th { cursor: pointer; user-select: none; color: #666; font-weight: 500; position: sticky; top: 0; background: #fff; }
+th { color: #666; font-weight: 500; position: sticky; top: 0; background: #fff; }
+#runs th { cursor: pointer; user-select: none; }
 th[data-up]::after { content: " \\2191"; } th[data-down]::after { content: " \\2193"; }
 td.number { text-align: right; } th.number { text-align: right; }
 td:first-child { font-weight: 600; }
@@ -52,7 +53,7 @@ svg g[id^="run-"].hot path { stroke-width: 3px; }
 """
 
 SCRIPT = """
-const rows = new Map([...document.querySelectorAll('tbody tr')].map(row => [row.dataset.run, row]));
+const rows = new Map([...document.querySelectorAll('#runs tbody tr')].map(row => [row.dataset.run, row]));
 const curves = new Map();
 for (const curve of document.querySelectorAll('g[id^="run-"]')) {
   const run = curve.id.split('-')[1];
@@ -78,10 +79,10 @@ for (const [run, list] of curves) for (const curve of list) {
   });
   curve.addEventListener('mouseleave', () => { point(run, false); tip.style.display = 'none'; });
 }
-const body = document.querySelector('tbody');
-document.querySelectorAll('th').forEach((head, column) => head.addEventListener('click', () => {
+const body = document.querySelector('#runs tbody');
+document.querySelectorAll('#runs th').forEach((head, column) => head.addEventListener('click', () => {
   const up = !('up' in head.dataset);
-  document.querySelectorAll('th').forEach(other => { delete other.dataset.up; delete other.dataset.down; });
+  document.querySelectorAll('#runs th').forEach(other => { delete other.dataset.up; delete other.dataset.down; });
   head.dataset[up ? 'up' : 'down'] = '';
   const key = row => row.cells[column].dataset.v ?? row.cells[column].textContent;
   const numeric = head.dataset.sort === 'number';
@@ -116,7 +117,8 @@ def page(told: Comparison, figures: Mapping[str, Figure]) -> str:
     drawn = "".join(f"<div><h2>{escape(name.capitalize())}</h2>{svg}</div>" for name, svg in others)
     found = f'<div class="found">{drawn}</div>'
     table = f'<h2>Runs</h2><p class="faint">A click on a heading sorts.</p><div class="wide">{_table(told)}</div>'
-    parts = [table, first, found] if len(told.runs) <= FEW else [first, found, table]
+    seeds = _seeds(told)
+    parts = [seeds, table, first, found] if len(told.runs) <= FEW else [seeds, first, found, table]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>'
         f"<body><h1>{escape(title)}</h1>{_lead(told)}{''.join(parts)}<div id='tip'></div><script>{SCRIPT}</script></body></html>\n"
@@ -156,7 +158,25 @@ def _table(told: Comparison) -> str:
         rows.append(
             f'<tr data-run="{place}" data-kind="{run.kind}" data-tip="{escape(f"{run.name}: {verdicts}")}">{cells}</tr>'
         )
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<table id="runs"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _seeds(told: Comparison) -> str:
+    """What is sure beyond the seed, where recipes were repeated."""
+    from hjepa.compare import SEEDS
+
+    columns = told.seeds()
+    if not columns:
+        return ""
+    right = {title for title, cells in columns.items() if any(cell.value is not None for cell in cells)}
+    heads = "".join(f"<th{_classed(title in right)}>{escape(title)}</th>" for title in columns)
+    rows = [
+        "".join(_cell(cell, False, title in right) for title, cell in zip(columns, cells, strict=True))
+        for cells in zip(*columns.values(), strict=True)
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    head = f'<h2>Seeds</h2><p class="faint">{escape(SEEDS[:1].upper() + SEEDS[1:])}.</p>'
+    return f'{head}<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(cell: Cell, numeric: bool, right: bool) -> str:
