@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from hjepa.compare import served
 from hjepa.compare.digest import Digest, differences, digest, short_names
 from hjepa.compare.found import Objectives
 from hjepa.compare.overlay import levels_of, sampled
-from hjepa.compare.seeds import repeated
+from hjepa.compare.seeds import Repeated, repeated
 from hjepa.errors import Mistake, listed
 from hjepa.tracking.replicas import is_sweep, trials
 from hjepa.verdicts import FINE, KINDS, VERDICT_COLOURS, kind_of
@@ -70,8 +71,12 @@ class Comparison:
     @property
     def kinds(self) -> dict[str, int]:
         """How many runs became what, the worst first."""
-        counts = Counter(run.kind for run in self.runs)
-        return {kind: counts[kind] for kind in KINDS if counts[kind]}
+        return _kinds(self.runs)
+
+    @cached_property
+    def repeated(self) -> list[Repeated]:
+        """What was run with several seeds."""
+        return repeated(self.runs, self.varying)
 
     @property
     def sentence(self) -> str:
@@ -116,11 +121,11 @@ class Comparison:
 
     def seeds(self) -> dict[str, list[Cell]]:
         """Title -> a cell for each recipe that was run with several seeds; empty where none was."""
-        found = repeated(self.runs, self.varying)
+        found = self.repeated
         if not found:
             return {}
         columns = {key: [_cell(one.settings[key]) for one in found] for key in self.varying if key != "seed"}
-        columns["seeds"] = [Cell(_counted(self.runs[place].kind for place in one.places)) for one in found]
+        columns["seeds"] = [Cell(_counted(self.runs[place] for place in one.places)) for one in found]
         for metric in self._scores():
             scores = [one.scores.get(metric) for one in found]
             columns[metric.removeprefix("probe/")] = [Cell(str(one), one.mean) if one else Cell() for one in scores]
@@ -136,10 +141,15 @@ class Comparison:
         return [*self.objectives] or [*first.values()]
 
 
-def _counted(kinds: Iterable[str]) -> str:
-    """`3 healthy`, the worst first."""
-    counts = Counter(kinds)
-    return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+def _kinds(runs: Iterable[Digest]) -> dict[str, int]:
+    """How many runs became what, the worst first."""
+    counts = Counter(run.kind for run in runs)
+    return {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+
+def _counted(runs: Iterable[Digest]) -> str:
+    """`3 healthy`."""
+    return ", ".join(f"{count} {kind}" for kind, count in _kinds(runs).items())
 
 
 def _cell(words: str) -> Cell:
@@ -269,7 +279,7 @@ def table(told: Comparison, console: Console) -> None:
     console.print(found)
     if len(order) > LISTED:
         console.print(f"the first {LISTED} of {len(order)}; the page and --json have all", style="dim", highlight=False)
-    if told.seeds():
+    if told.repeated:
         console.print(f"\n{SEEDS}", style="dim", highlight=False)
         console.print(_seeds(told))
     console.print(told.sentence, style="bold", highlight=False)
@@ -342,7 +352,7 @@ def as_json(told: Comparison, files: Iterable[Path]) -> dict[str, Any]:
             "settings": one.settings,
             "scores": {metric: score._asdict() for metric, score in one.scores.items()},
         }
-        for one in repeated(told.runs, told.varying)
+        for one in told.repeated
     ]
     return {"runs": rows, "seeds": seeds, "kinds": told.kinds, "mlflow": told.link, "files": [str(file) for file in files]}
 

@@ -7,12 +7,13 @@ seeds. It says nothing of other data or other settings.
 from __future__ import annotations
 
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from hjepa import runs
 from hjepa.compare.digest import Digest
@@ -53,6 +54,8 @@ def repeated(told: Sequence[Digest], varying: Mapping[str, Sequence[str]]) -> li
 
     told: the runs; varying: what differs between them, by short key, of each run. Of a seed that was run twice the later run counts.
     """
+    if "seed" not in varying:
+        return []  # nor is any study of a sweep's many trials read
     alike: dict[str, dict[Any, int]] = defaultdict(dict)
     for place, run in enumerate(told):
         if run.study:
@@ -78,11 +81,13 @@ def interval(scores: Sequence[float]) -> Interval:
     """The mean of scores of different seeds, and its interval."""
     from scipy.special import stdtrit
 
-    mean, seeds = statistics.fmean(scores), len(scores)
+    mean, seeds = float(np.mean(scores)), len(scores)
     if seeds < 2:
         return Interval(mean, None, seeds)
     quantile = float(stdtrit(seeds - 1, (1 + CONFIDENCE) / 2))
-    return Interval(mean, quantile * statistics.stdev(scores) / seeds**0.5, seeds)
+    with np.errstate(invalid="ignore"):  # of what diverged there is no interval
+        deviation = float(np.std(scores, ddof=1))
+    return Interval(mean, quantile * deviation / seeds**0.5, seeds)
 
 
 def _recipe(study: Mapping[str, Any], depth: int = 0) -> str:

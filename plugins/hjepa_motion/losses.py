@@ -38,7 +38,7 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _around(x: Tensor) -> Tensor:
-    """The mean of 3 x 3: first of three in a row, then of three such; on a CPU a third of the time that pooling takes."""
+    """The mean of 3 x 3: first of three in a row, then of three such, which a CPU does faster than pooling."""
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
     x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
     return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9

@@ -80,7 +80,7 @@ class Motion(nn.Module):
     encoder, energy, prevention: components; the encoder must give maps. A prevention that gives targets (`ema`, `stop_gradient`)
         gives those of the regression; the terms of the others are taken of every scale, with positions and batch as samples.
     skips: how many of the finest maps take no part: estimation ends at the next one, of which the flow of the frames is made (PWC-Net
-        ends at stride 4, arXiv:1709.02371); a quarter of the work for each.
+        ends at stride 4, arXiv:1709.02371). Most of the work is that of the finest.
     radius: how far, in pixels of its map, a scale looks for matches; width: channels of all maps as the estimator sees them; hidden:
         channels of its layers; dropout: of whole channels of these.
     occlusion: which pixels are left out of what frames and features must explain, never with gradient: those that nothing comes
@@ -226,7 +226,7 @@ class Motion(nn.Module):
         found = {"regression": masked_mean(energy, seen).mean()} if "regression" in weight else {}
         if "cycle" in weight:
             home = warped(warped(match.maps[scale], _swapped(flow)), flow)
-            found["cycle"] = masked_mean(self.energy(home.movedim(1, -1), aim.movedim(1, -1)), seen).mean()
+            found["cycle"] = masked_mean(self._energies([home], [aim])[0], seen).mean()
         return found
 
     def _of_frames(self, frames: Tensor, flow: Tensor, hidden: Hidden, weight: Mapping[str, float]) -> dict[str, Tensor]:

@@ -100,6 +100,11 @@ def test_the_interval_of_three_is_that_of_the_tables() -> None:
     assert str(interval([0.5])) == "0.5" and str(found) == "2 ± 2.5"
 
 
+def test_scores_that_are_no_numbers_are_told_as_they_are() -> None:
+    for bad in (float("nan"), float("inf")):
+        assert not np.isfinite(interval([1.0, bad, 2.0]).mean)
+
+
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8), st.floats(-10, 10), st.floats(0.1, 10))
 def test_intervals_go_with_the_scale_of_scores(scores: list[float], shift: float, scale: float) -> None:
     found, other = interval(scores), interval([shift + scale * score for score in scores])

@@ -133,6 +133,7 @@ def test_flow_is_from_each_frame_to_the_next() -> None:
         [one[:, 1:].flatten(0, 1) for one in level.encode(turned).maps],
     )
     torch.testing.assert_close(level.predictions(turned)["flow_1"].flatten(0, 1), level.estimator(*maps).scales[-1])
+    torch.testing.assert_close(level.predictions(turned)["flow"].flatten(0, 1), level.estimator(*maps).frames)
 
 
 def test_states_are_the_maps_and_the_token_of_the_encoder() -> None:
