@@ -31,7 +31,8 @@ while the learning rate is high. One share alone says little above 1 %: a level 
 FAINT = 0.2
 MEANT = 0.03
 """Complete collapse as well: less than `FAINT` is left of the spread, and what is left, times how well its energy tells true targets
-from wrong ones, is less than `MEANT`: it is mostly the jitter that an optimizer leaves of a level that nothing keeps apart."""
+from wrong ones, is less than `MEANT`: it is mostly the jitter that an optimizer leaves of a level that nothing keeps apart. Where
+there is as much spread as at the start, only the scale has grown: maps that are pooled have a large mean, and some begin with it."""
 
 FADING = 0.04
 """Complete collapse as well: less than this of `variance_left`, and no term keeps what is left apart. It takes hundreds of steps to
@@ -154,7 +155,7 @@ def spectrum(embedding: Tensor) -> list[float]:
 
 def fading(now: Reading, initial_std: float, settled: bool) -> bool:
     """Whether so little is left that it matters whether anything keeps it apart."""
-    return settled and now.std_ratio(initial_std) < FAINT and now.variance_left(initial_std) < FADING
+    return settled and _faint(now, initial_std) and now.variance_left(initial_std) < FADING
 
 
 def verdict(now: Reading, initial_std: float, settled: bool, held: bool = True) -> str:
@@ -186,7 +187,11 @@ def _gone(now: Reading, initial_std: float, settled: bool) -> bool:
     left = now.std_ratio(initial_std)
     if left < SPREAD_LEFT or now.variance_left(initial_std) < VARIANCE_LEFT:
         return True
-    return settled and left < FAINT and now.gap is not None and left * now.gap < MEANT
+    return settled and _faint(now, initial_std) and now.gap is not None and left * now.gap < MEANT
+
+
+def _faint(now: Reading, initial_std: float) -> bool:
+    return now.std < initial_std and now.std_ratio(initial_std) < FAINT
 
 
 def collapsed(words: str) -> bool:

@@ -54,7 +54,7 @@ class Stack(nn.Module):
         return [label for label, node in self.nodes.items() if not node.plan.keys.frozen]
 
     def forward(self, batches: Mapping[str, Batch], step: int) -> dict[str, Outcome]:
-        """One step of training: the outcome of every level that is not frozen and whose source has a batch."""
+        """One step of training: the outcome of every level that takes part in it."""
         return Pass(self, batches, step).outcomes()
 
     def loss(self, outcomes: Mapping[str, Outcome], step: int) -> Tensor:
@@ -91,9 +91,13 @@ class Pass:
     made: dict[tuple[str, str], States] = field(default_factory=dict)
 
     def outcomes(self) -> dict[str, Outcome]:
-        self.wanted = self._wanted()
-        active = [label for label in self.stack.trained if self.stack.nodes[label].source in self.batches]
+        """Of every level that is not frozen, whose source has a batch and which counts at this step; for looking, whatever it counts."""
+        active = [label for label in self.stack.trained if self._takes_part(self.stack.nodes[label])]
+        self.wanted = self._wanted(active)
         return {label: self.stack.levels[label](self.here(label)) for label in active}
+
+    def _takes_part(self, node: Node) -> bool:
+        return node.source in self.batches and (self.whole or node.plan.keys.weight(self.step) != 0)
 
     # which own steps of each level are needed
 
@@ -109,16 +113,15 @@ class Pass:
         start = int(randomness.integers(key, "start", 0, steps - crop + 1))
         return list(range(start, start + crop))
 
-    def _wanted(self) -> dict[tuple[str, str], list[int]]:
+    def _wanted(self, active: Iterable[str]) -> dict[tuple[str, str], list[int]]:
         """For every level and source, the own steps that somebody reads; from the top down."""
         wanted: dict[tuple[str, str], set[int]] = {}
-        for label in self.stack.trained:
+        for label in active:
             source = self.stack.nodes[label].source
-            if source in self.batches:
-                wanted.setdefault((label, source), set()).update(self._own(label))
-                condition = self.stack.nodes[label].plan.keys.condition
-                if condition in self.stack.nodes:
-                    wanted.setdefault((condition, source), set()).update(range(self._steps(condition, source)))
+            wanted.setdefault((label, source), set()).update(self._own(label))
+            condition = self.stack.nodes[label].plan.keys.condition
+            if condition in self.stack.nodes:
+                wanted.setdefault((condition, source), set()).update(range(self._steps(condition, source)))
         for label in reversed(self.stack.nodes):
             for (name, source), steps in list(wanted.items()):
                 if name == label:

@@ -71,6 +71,7 @@ class Pyramid(nn.Module):
             f"stage{number}": Stage(before, width, depth, kernel, first=number == 1)
             for number, (before, width, depth) in enumerate(zip(inputs, widths, depths, strict=True), start=1)
         })  # fmt: skip
+        _without_bias(self)
         maps = tuple((width, height >> stage, breadth >> stage) for stage, width in enumerate(widths, start=1))
         self.spec = spec.giving(widths[-1], maps=maps)
 
@@ -129,6 +130,13 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+
+
+def _without_bias(encoder: nn.Module) -> None:
+    """Biases begin at 0, as in the paper: random ones are in all states alike, ten times as large as what tells them apart."""
+    for part in encoder.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)) and part.bias is not None:
+            nn.init.zeros_(part.bias)
 
 
 def _misfit(widths: tuple[int, ...], depths: tuple[int, ...], kernel: int) -> str:

@@ -267,6 +267,16 @@ def test_a_fading_level_lives_if_anything_keeps_it_apart() -> None:
     assert verdict(scaled, 1.0, settled=True, held=False) == "healthy"
 
 
+def test_a_level_that_began_far_off_the_origin_and_lost_nothing_is_alive() -> None:
+    """As maps do that were pooled: their spread is a small share of their scale from the start."""
+    pooled, vague = gaussian(0, 200, 16) * 0.045 + 0.6, {"energy": 0.6, "trivial": 1.0, "shuffled": 0.9}
+    start = measure(pooled)["std"]
+    assert says(pooled, start * 0.9, **vague) == "healthy"
+    assert says(pooled, start * 1.1, **vague).startswith("complete collapse")
+    assert says(pooled * 0.1 + 0.6, start, **vague).startswith("complete collapse")
+    assert says(pooled + 6, start * 0.9, **vague).startswith("complete collapse"), "less than 1 % of its scale"
+
+
 def test_an_energy_that_takes_any_target_is_told_from_one_that_learned_nothing_yet() -> None:
     alive = gaussian(0, 200, 16)
     assert says(alive, energy=0.01, trivial=1.0, shuffled=0.011).startswith("energy collapse")

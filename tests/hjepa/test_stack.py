@@ -500,10 +500,20 @@ def test_a_frozen_level_is_read_and_never_trained(reads: Callable[..., Study]):
 def test_the_loss_is_the_sum_of_terms_by_the_weights_of_their_levels(reads: Callable[..., Study]):
     levels = {"low": {"weight": 3.0}, "high": {"weight": {"from": 0.0, "to": 1.0, "shape": "jump", "at": 5}}}
     whole, batches = made(reads(levels))
-    outcomes = whole(batches, 0)
+    outcomes = whole(batches, 5)
     mean = {label: float(outcome.terms["mean"].detach()) for label, outcome in outcomes.items()}
     assert float(whole.loss(outcomes, 0).detach()) == pytest.approx(3 * mean["low"])
     assert float(whole.loss(outcomes, 999).detach()) == pytest.approx(3 * mean["low"] + mean["high"])
+
+
+def test_a_level_that_counts_nothing_yet_is_not_computed_but_looked_at(reads: Callable[..., Study]):
+    late = {"weight": {"from": 0.0, "to": 1.0, "shape": "jump", "at": 5}}
+    whole, batches = made(reads({"low": {}, "mid": late, "high": {}}))
+    one = Pass(whole, batches, 4)
+    assert list(one.outcomes()) == ["low", "high"]
+    assert "mid" in {label for label, _ in one.made}, "the level above reads its states"
+    assert list(whole(batches, 5)) == list(Pass(whole, batches, 4, whole=True).outcomes()) == ["low", "mid", "high"]
+    assert not made(reads({"low": late}))[0](batches, 4)
 
 
 # --- initial weights, and sharing -------------------------------------------------------------------------------------

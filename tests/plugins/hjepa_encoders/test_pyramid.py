@@ -108,3 +108,13 @@ def test_black_images_and_autocast_stay_finite(pyramid: Pyramid) -> None:
     sum(one.float().square().sum() for one in features.maps).backward()
     assert all(one.isfinite().all() for one in features.maps)
     assert all(weight.grad.isfinite().all() for weight in pyramid.parameters())
+
+
+def test_images_are_told_apart_from_the_start() -> None:
+    """Nothing but its pixels is in a state: one that is the same for all images would hide what tells them apart."""
+    blank = torch.rand(24, 1, 1, 32, 32, generator=torch.Generator().manual_seed(1)).gt(0.9).float()
+    blank[:, :, :, 16:] = 0
+    made = Pyramid(Spec(maps=((1, 32, 32),)), widths=(8, 12, 16, 24), depths=(1, 1, 1, 1))
+    tokens = made(states(blank)).tokens.flatten(0, 2).detach()
+    assert (tokens - tokens.mean(0)).square().mean() > 0.1 * tokens.square().mean()
+    assert not made(states(torch.zeros(1, 1, 1, 32, 32))).tokens.any()
