@@ -30,9 +30,9 @@ while the learning rate is high. One share alone says little above 1 %: a level 
 
 FAINT = 0.2
 MEANT = 0.03
-"""Complete collapse as well: less than `FAINT` is left of the spread, and what is left, times how well its energy tells true targets
-from wrong ones, is less than `MEANT`: it is mostly the jitter that an optimizer leaves of a level that nothing keeps apart. Where
-there is as much spread as at the start, only the scale has grown: maps that are pooled have a large mean, and some begin with it."""
+"""Complete collapse as well: less than `FAINT` is left of the spread at the start, and what is left, times how well its energy tells
+true targets from wrong ones, is less than `MEANT`: it is mostly the jitter that an optimizer leaves of a level that nothing keeps
+apart. Of the scale it may be little: pooled maps get a large mean while they learn, and some begin with it."""
 
 FADING = 0.04
 """Complete collapse as well: less than this of `variance_left`, and no term keeps what is left apart. It takes hundreds of steps to
@@ -191,7 +191,7 @@ def _gone(now: Reading, initial_std: float, settled: bool) -> bool:
 
 
 def _faint(now: Reading, initial_std: float) -> bool:
-    return now.std < initial_std and now.std_ratio(initial_std) < FAINT
+    return _share(now.std, initial_std) < FAINT
 
 
 def collapsed(words: str) -> bool:

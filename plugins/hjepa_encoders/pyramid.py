@@ -21,6 +21,10 @@ from hjepa.contracts import Count, Features, Spec, States, Whole
 Size = Literal["pico", "tiny", "small", "base"]
 
 
+FLAT = 0.03**2
+"""The variance of brightness, of 1, that texture is told from noise by."""
+
+
 class Shape(NamedTuple):
     """Channels and blocks of the stages, finest first."""
 
@@ -42,7 +46,9 @@ class Pyramid(nn.Module):
     size: `pico` (for CPUs: 16 to 64 channels, a block a stage), or `tiny`, `small`, `base` of ConvNeXt, strides 4 to 32, with the
     half of their stem as stride 2; widths: channels of each stage instead of those of the size, so many stages there are; depths:
     blocks of each stage, likewise; kernel: side of the square that a block looks at; the image must divide by the last stride.
-    pixel_mean, pixel_std: of all pixels, which are normed by them.
+    pixel_mean, pixel_std: of all pixels, which are normed by them. contrast: side of the square around each pixel by whose mean and
+        standard deviation it is normed then, so that faint texture counts as much as strong (Jarrett, Kavukcuoglu, Ranzato, LeCun
+        2009); 0 leaves pixels as they are.
     The layers that can be asked for are `stage1`, `stage2`, ..., with one token for each place of the stage's map.
     """
 
@@ -56,17 +62,19 @@ class Pyramid(nn.Module):
         kernel: Count = 7,
         pixel_mean: float = 0.0,
         pixel_std: float = 1.0,
+        contrast: Whole = 0,
     ) -> None:
         super().__init__()
         if not spec.maps:
             raise ValueError("pyramid reads images, and what it is given has no maps; latent_mlp reads tokens")
         widths, depths = widths or SIZES[size].widths, depths or SIZES[size].depths
-        if len(widths) != len(depths) or not kernel % 2:
-            raise ValueError(_misfit(widths, depths, kernel))
+        if len(widths) != len(depths):
+            raise ValueError(f"{len(widths)} widths and {len(depths)} depths: write one of each for a stage")
+        _has_middle(kernel=kernel, contrast=contrast or 1)
         channels, height, breadth = spec.maps[0]
         _divides((height, breadth), len(widths))
         inputs = (channels, *widths[:-1])
-        self.pixels = pixel_mean, pixel_std
+        self.pixels, self.contrast = (pixel_mean, pixel_std), contrast
         self.stages = nn.ModuleDict({
             f"stage{number}": Stage(before, width, depth, kernel, first=number == 1)
             for number, (before, width, depth) in enumerate(zip(inputs, widths, depths, strict=True), start=1)
@@ -83,7 +91,9 @@ class Pyramid(nn.Module):
         if unknown := [layer for layer in layers if layer not in self.stages]:
             raise ValueError(f"pyramid has no layer {', '.join(unknown)}; it has {', '.join(self.stages)}")
         frames = (below.maps[0] - self.pixels[0]) / self.pixels[1]
-        x = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        images = frames.flatten(0, 1)
+        x = local_contrast(images, self.contrast) if self.contrast else images
+        x = x.contiguous(memory_format=torch.channels_last)
         maps = {}
         for name, stage in self.stages.items():
             x = stage(x)
@@ -139,10 +149,27 @@ def _without_bias(encoder: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def _misfit(widths: tuple[int, ...], depths: tuple[int, ...], kernel: int) -> str:
-    if len(widths) != len(depths):
-        return f"{len(widths)} widths and {len(depths)} depths: write one of each for a stage"
-    return f"kernel is {kernel}; it must be odd, to have a middle"
+def local_contrast(images: Tensor, side: int) -> Tensor:
+    """(R, C, H, W): each pixel less the mean of the square around it, over the standard deviation of its brightness there.
+
+    Beyond its edge an image goes on as it ends. `FLAT` is added to the variance: what varies less than that, noise, stays small.
+    """
+
+    def around(x: Tensor) -> Tensor:
+        padded = F.pad(x, (side // 2,) * 4, mode="replicate")
+        return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), stride=1), (1, side), stride=1)
+
+    grey = images.mean(1, keepdim=True)
+    grey = grey - grey.mean((2, 3), keepdim=True)  # the difference of two large numbers would be all rounding
+    variance = (around(grey.square()) - around(grey).square()).clamp(min=0)
+    return (images - around(images)) * (variance + FLAT).rsqrt()
+
+
+def _has_middle(**sides: int) -> None:
+    """ValueError where a square has none."""
+    for name, side in sides.items():
+        if not side % 2:
+            raise ValueError(f"{name} is {side}; it must be odd, to have a middle")
 
 
 def _divides(sides: tuple[int, int], stages: int) -> None:

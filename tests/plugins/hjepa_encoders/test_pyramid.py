@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import Spec, States
-from hjepa_encoders.pyramid import Pyramid
+from hjepa_encoders.pyramid import Pyramid, local_contrast
 
 SPEC = Spec(maps=((2, 32, 24),), ticks=(0, 1, 2), actions=3)
 
@@ -94,7 +94,8 @@ def test_layers_are_the_maps_as_tokens(pyramid: Pyramid) -> None:
         (((1, 48, 33),), {"widths": (4, 4), "depths": (1, 1)}, r"2 times \(stride 4\): 33 = 8 \* 4 \+ 1"),
         (((1, 48, 48),), {}, r"48 = 1 \* 32 \+ 16"),
         (((1, 32, 32),), {"widths": (4, 4), "depths": (1,)}, "2 widths and 1 depths"),
-        (((1, 32, 32),), {"kernel": 4}, "must be odd"),
+        (((1, 32, 32),), {"kernel": 4}, "kernel is 4; it must be odd"),
+        (((1, 32, 32),), {"contrast": 6}, "contrast is 6; it must be odd"),
     ],
 )
 def test_what_cannot_be_is_refused(maps: tuple[tuple[int, int, int], ...], options: dict[str, object], said: str) -> None:
@@ -108,6 +109,21 @@ def test_black_images_and_autocast_stay_finite(pyramid: Pyramid) -> None:
     sum(one.float().square().sum() for one in features.maps).backward()
     assert all(one.isfinite().all() for one in features.maps)
     assert all(weight.grad.isfinite().all() for weight in pyramid.parameters())
+
+
+def test_pixels_can_be_normed_by_their_surroundings() -> None:
+    """By hand for one pixel; a darker or flatter picture is the same picture, and nothing is made of what is flat."""
+    images = drawn(2, 3, 12, 10)
+    seen = local_contrast(images, 5)
+    square = images[1, :, 2:7, 4:9]
+    deviation = (square.mean(0).var(unbiased=False) + 0.03**2).sqrt()
+    torch.testing.assert_close(seen[1, :, 4, 6], (images[1, :, 4, 6] - square.mean((1, 2))) / deviation)
+    torch.testing.assert_close(local_contrast(images + 7, 5), seen, atol=1e-3, rtol=0)
+    torch.testing.assert_close(local_contrast(500 * images, 5), local_contrast(1000 * images, 5), atol=1e-3, rtol=1e-3)
+    assert local_contrast(torch.full((1, 3, 8, 8), 0.7), 5).abs().max() < 1e-4
+    made = Pyramid(SPEC, widths=(8,), depths=(1,), contrast=5)
+    frames = drawn(2, 3, 2, 32, 24)
+    torch.testing.assert_close(made(states(frames + 1)).maps[0], made(states(frames)).maps[0], atol=1e-3, rtol=0)
 
 
 def test_images_are_told_apart_from_the_start() -> None:
