@@ -91,13 +91,14 @@ class Pass:
     made: dict[tuple[str, str], States] = field(default_factory=dict)
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Of every level that is not frozen, whose source has a batch and which counts at this step; for looking, whatever it counts."""
-        active = [label for label in self.stack.trained if self._takes_part(self.stack.nodes[label])]
-        self.wanted = self._wanted(active)
-        return {label: self.stack.levels[label](self.here(label)) for label in active}
+        self.wanted = self._wanted()
+        return {label: self.stack.levels[label](self.here(label)) for label in self._active()}
 
-    def _takes_part(self, node: Node) -> bool:
-        return node.source in self.batches and (self.whole or node.plan.keys.weight(self.step) != 0)
+    def _active(self) -> list[str]:
+        """Levels that are not frozen, whose source has a batch, and that count at this step; for looking, whatever they count."""
+        nodes = [self.stack.nodes[label] for label in self.stack.trained]
+        counting = [node for node in nodes if self.whole or node.plan.keys.weight(self.step)]
+        return [node.label for node in counting if node.source in self.batches]
 
     # which own steps of each level are needed
 
@@ -113,10 +114,10 @@ class Pass:
         start = int(randomness.integers(key, "start", 0, steps - crop + 1))
         return list(range(start, start + crop))
 
-    def _wanted(self, active: Iterable[str]) -> dict[tuple[str, str], list[int]]:
+    def _wanted(self) -> dict[tuple[str, str], list[int]]:
         """For every level and source, the own steps that somebody reads; from the top down."""
         wanted: dict[tuple[str, str], set[int]] = {}
-        for label in active:
+        for label in self._active():
             source = self.stack.nodes[label].source
             wanted.setdefault((label, source), set()).update(self._own(label))
             condition = self.stack.nodes[label].plan.keys.condition

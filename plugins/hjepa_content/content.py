@@ -13,8 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hjepa.contracts import Build, Encoder, Energy, Here, Outcome, Pair, Prevention, Spec, States, StepPredictor
+from hjepa.contracts import Build, Count, Encoder, Energy, Here, Outcome, Pair, Prevention, Spec, States, StepPredictor
 from hjepa.nn.preventions import Preventions
+from hjepa.nn.projector import projected, projector
 from hjepa.nn.states import states_of
 from hjepa.schedules import Schedule
 
@@ -22,9 +23,11 @@ from hjepa.schedules import Schedule
 class Content(nn.Module):
     """Reads two streams, `reads: [one view, the other]`. Its states, for probes and levels above, are those of the first view.
 
-    encoder, energy, prevention: components; the encoder is the same for both views. predictor: takes one step, which leads from
-    one view to the other; none where embeddings are compared as they are. symmetric: each view is predicted from the other, and
-    not only the second from the first. weight_of_agreement: of the energy; 0 where a prevention brings the whole objective.
+    encoder, energy, prevention: components; the encoder is the same for both views. expander: widths of a perceptron that the states
+    of both views, and of a teacher, go through before they are compared and kept apart, so that the states themselves may know what
+    the views do not share (VICReg's expander, the projection head of SimCLR); none where it has none. predictor: takes one step, which
+    leads from one view to the other; none where embeddings are compared as they are. symmetric: each view is predicted from the
+    other, and not only the second from the first. weight_of_agreement: of the energy; 0 where a prevention brings the whole objective.
 
     The preventions see both views, one behind the other along the axis of time: `embedding` is (B, 2T, N, D), and where
     symmetric so are `prediction` and `target`: row t of the first half compares with the second view, and the other way round.
@@ -37,6 +40,7 @@ class Content(nn.Module):
         encoder: Build[Encoder],
         energy: Build[Energy],
         prevention: Sequence[Build[Prevention]] = (),
+        expander: tuple[Count, ...] = (),
         predictor: Build[StepPredictor] | None = None,
         symmetric: bool = True,
         weight_of_agreement: Schedule = Schedule.of(1.0),
@@ -47,9 +51,13 @@ class Content(nn.Module):
         self.spec = first.encoded(self.encoder.spec)
         if not self.spec.width:
             raise ValueError("content compares tokens, and its encoder gives none; use an encoder that gives tokens")
-        self.energy = energy(self.spec)
-        self.predictor = predictor(replace(self.spec, ticks=(0,), actions=0)) if predictor else None
-        self.preventions = Preventions(replace(self.spec, actions=0), prevention)  # nothing is done between two views
+        self.expander = projector(self.spec.width, expander)
+        compared = replace(
+            self.spec, width=projected(self.spec.width, expander), actions=0
+        )  # nothing is done between two views
+        self.energy = energy(compared)
+        self.predictor = predictor(replace(compared, ticks=(0,))) if predictor else None
+        self.preventions = Preventions(compared, prevention)
         self.preventions.bind(self.encoder)
         self.symmetric, self.weight, self.needs = symmetric, weight_of_agreement, 1
 
@@ -63,7 +71,8 @@ class Content(nn.Module):
 
     def forward(self, here: Here) -> Outcome:
         """One step of training: energies (B, T), over both directions, and the weighted terms."""
-        both = self._both(here)
+        own = _stacked((here.states, states_of(self.encoder, here.below.parts[1])))
+        both = self._both(here, own)
         states, targets = both.states, _swapped(self.preventions.targets(both))
         prediction = self._predicted(states, both.condition)
         if not self.symmetric:
@@ -76,17 +85,17 @@ class Content(nn.Module):
             shuffled = None if self.training or len(target) < 2 else self._shuffled(prediction, targets, here.states.steps)
         terms = {"agreement": self.weight(here.step) * energy.mean()}
         terms |= self.preventions.terms(Pair(prediction, target, states.tokens), both)
-        embeddings = {"states": states.tokens.detach().flatten(0, 2)}
+        embeddings = {"states": own.tokens.detach().flatten(0, 2)}
         return Outcome(energy, trivial, terms, embeddings, shuffled)
 
-    def _both(self, here: Here) -> Here:
-        """The same step where both views are seen, one behind the other: whoever encodes them does it at once."""
+    def _both(self, here: Here, own: States) -> Here:
+        """The same step where both views are seen, one behind the other, as they are compared: whoever encodes them does it at once."""
 
         def view(encoder: nn.Module | None) -> States:
-            return both.states if encoder is None else states_of(encoder, both.below)
+            return both.states if encoder is None else self._expanded(states_of(encoder, both.below))
 
         def states() -> States:
-            return _stacked((here.states, states_of(self.encoder, here.below.parts[1])))
+            return self._expanded(own)
 
         def condition() -> Tensor | None:
             lead, steps = here.condition, here.below.steps
@@ -94,6 +103,9 @@ class Content(nn.Module):
 
         both = Here(lambda: _stacked(here.below.parts), states, view, here.key, here.step_key, here.step, condition)
         return both
+
+    def _expanded(self, states: States) -> States:
+        return replace(states, tokens=self.expander(states.tokens))
 
     def _predicted(self, states: States, condition: Tensor | None) -> Tensor:
         """From each view (B, 2T, N, D) the other; what steps in time there are is folded into the batch."""

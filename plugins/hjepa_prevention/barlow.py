@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hjepa.contracts import Count, Here, NonNegative, Pair, Spec
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import SHORTEST, Over, at_least_float32, samples, without_autocast
-from hjepa_prevention.projector import projector as make_projector
 
 
 class Barlow(nn.Module):

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from hjepa.contracts import Count, Fraction, Here, NonNegative, Pair, Positive, Spec
 from hjepa.distributed import sum_ranks
+from hjepa.nn.projector import projected
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import at_least_float32, row_mean, unit, without_autocast
 from hjepa.schedules import Schedule
 from hjepa_prevention.ema import blend, share
-from hjepa_prevention.projector import projected
-from hjepa_prevention.projector import projector as make_projector
 
 
 class Dino(nn.Module):

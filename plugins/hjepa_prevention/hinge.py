@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from hjepa.contracts import Build, Count, Energy, Here, NonNegative, Pair, Positive, Spec
 from hjepa.distributed import gather_rows
+from hjepa.nn.projector import projected
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import at_least_float32, without_autocast
 from hjepa.randomness import integers
-from hjepa_prevention.projector import projected
-from hjepa_prevention.projector import projector as make_projector
 
 
 class Hinge(nn.Module):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hjepa.contracts import Count, Here, NonNegative, Pair, Positive, Spec, Whole
+from hjepa.nn.projector import projected
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import Over, at_least_float32, samples, unit, without_autocast
-from hjepa_prevention.projector import projected
-from hjepa_prevention.projector import projector as make_projector
 
 
 class Infonce(nn.Module):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from hjepa.contracts import Count, Here, NonNegative, Pair, Spec
 from hjepa.nn import MLP
+from hjepa.nn.projector import projected
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import at_least_float32, row_mean
-from hjepa_prevention.projector import projected
-from hjepa_prevention.projector import projector as make_projector
 
 
 class InverseDynamics(nn.Module):

@@ -11,9 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from hjepa.contracts import Count, Here, Pair, Positive, Spec
 from hjepa.distributed import sum_ranks
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import Over, at_least_float32, grouped, without_autocast
 from hjepa.randomness import Key, normal
-from hjepa_prevention.projector import projector as make_projector
 
 CHUNK = 1 << 16
 """Elements of one chunk of slices: what a CPU's cache holds. Elsewhere it is 64 times as many, as each call costs more."""

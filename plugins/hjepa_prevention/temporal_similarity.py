@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hjepa.contracts import Count, Here, NonNegative, Pair, Spec
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import at_least_float32, row_mean
-from hjepa_prevention.projector import projector as make_projector
 
 
 class TemporalSimilarity(nn.Module):

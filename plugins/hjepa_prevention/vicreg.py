@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hjepa.contracts import Count, Here, NonNegative, Pair, Positive, Spec
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import Over, at_least_float32, row_mean, samples, without_autocast
-from hjepa_prevention.projector import projector as make_projector
 
 
 class Vicreg(nn.Module):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from hjepa.contracts import Count, Fraction, Here, NonNegative, Pair, Spec, Whole
+from hjepa.nn.projector import projected
+from hjepa.nn.projector import projector as make_projector
 from hjepa.nn.statistics import Over, at_least_float32, samples, unit, without_autocast
 from hjepa.randomness import Key, bits
-from hjepa_prevention.projector import projected
-from hjepa_prevention.projector import projector as make_projector
 
 FLOOR = 1e-8
 """What is added to each variance, beside the same share of it, so that equal rows can be whitened: they become 0."""

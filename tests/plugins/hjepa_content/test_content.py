@@ -263,3 +263,21 @@ def test_a_study_with_one_view_is_told_what_to_write() -> None:
     plan = parse(small(reads="view"), registry.load())
     with pytest.raises(StudyMistake, match=r"levels.content: content compares two views, and it reads one stream"):
         stack.check(plan)
+
+
+def test_views_are_compared_behind_the_expander_and_the_states_lie_before_it() -> None:
+    """Also a teacher's: its states go through the same expander."""
+    level, below = made(built(Ema), built(Kept), expander=(6, 7), predictor=built(StepMLP)).eval(), views()
+    with torch.no_grad():
+        for weight in level.preventions._members["ema"].teacher.parameters():
+            weight.mul_(0.5)
+    found = outcome(level, below)
+    pair, teacher = level.preventions._members["kept"].pair, level.preventions._members["ema"].teacher
+    both, told = (torch.cat([encode(part).tokens for part in parts], 1) for encode, parts in zip(
+        (level.encoder, teacher), (below.parts, below.parts[::-1])))  # fmt: skip
+    level.expander(both)
+    torch.testing.assert_close(found.embeddings["states"], both.flatten(0, 2))
+    torch.testing.assert_close(pair.embedding, level.expander(both))
+    assert pair.prediction.shape == pair.target.shape == (5, 4, 1, 7) and not pair.target.requires_grad
+    torch.testing.assert_close(pair.target, level.expander(told))
+    assert level.spec.width == level.encode(below).tokens.shape[-1] == 4
