@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Fraction, Spec
 from hjepa.errors import Mistake, listed, nearest
+from hjepa.nn.splits import SPLITS, known
 from hjepa.randomness import Key, permuted
-from hjepa_data.splits import SPLITS, known
 from hjepa_data.stored import Stored, find
 
 

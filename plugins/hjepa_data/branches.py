@@ -14,9 +14,9 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, NonNegative, Spec
+from hjepa.nn.splits import known
 from hjepa.randomness import Key, integers, normal
 from hjepa_data.moving_digits import direction
-from hjepa_data.splits import known
 
 
 class Branches:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, NonNegative, Spec
+from hjepa.nn.splits import known
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_data.scans import resampled, scans
-from hjepa_data.splits import known
 
 STREAMS = ("view", "other_view")
 

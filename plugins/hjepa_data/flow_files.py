@@ -16,12 +16,12 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, Spec
 from hjepa.errors import Mistake
+from hjepa.nn.splits import known
 from hjepa.nn.warping import inside
 from hjepa_data import pictures
 from hjepa_data.flow_formats import flo, flo_size, installed, kitti, kitti_size, mask
 from hjepa_data.folder import dealt
 from hjepa_data.manifest import Unreadable, manifest, quietly
-from hjepa_data.splits import known
 
 
 @dataclass(frozen=True)

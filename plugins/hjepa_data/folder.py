@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from hjepa.errors import Mistake
+from hjepa.nn.splits import SPLITS
 from hjepa_data.manifest import Manifest, Unreadable, tell
-from hjepa_data.splits import SPLITS
 
 T = TypeVar("T")
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, Spec
+from hjepa.nn.splits import known
 from hjepa_data import pictures
 from hjepa_data.folder import dealt
 from hjepa_data.manifest import manifest, quietly
-from hjepa_data.splits import known
 
 
 class Images:

@@ -18,9 +18,9 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, NonNegative, Positive, Spec
+from hjepa.nn.splits import known
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_data.scans import resampled, scans
-from hjepa_data.splits import known
 
 CELLS = 8
 """The background repeats after so many cells, which is twice the canvas."""

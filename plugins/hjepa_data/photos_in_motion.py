@@ -20,12 +20,12 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, NonNegative, Positive, Spec
+from hjepa.nn.splits import known
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_data.motions import Motion, drawn
 from hjepa_data.moving_digits import direction
 from hjepa_data.outlines import Outline, outline
 from hjepa_data.photos import Texture, bundled, of_folder
-from hjepa_data.splits import known
 
 STRIPS = {"train": (0.0, 0.5), "test": (0.5, 0.75), "valid": (0.75, 1.0)}
 """Which part of the width of each photograph belongs to a split. Of the two photographs of scikit-learn, the last has least to see."""

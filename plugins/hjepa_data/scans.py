@@ -10,8 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from hjepa.nn.splits import SPLITS
 from hjepa.randomness import Key, permuted
-from hjepa_data.splits import SPLITS
 
 SHARES = (0.7, 0.8, 1.0)
 """Where the part of the scans that belongs to train, valid and test ends."""

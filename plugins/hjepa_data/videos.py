@@ -15,11 +15,11 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, Spec
 from hjepa.errors import Mistake, some
+from hjepa.nn.splits import known
 from hjepa.randomness import Key, integers
 from hjepa_data.films import ENDINGS, installed, look, read
 from hjepa_data.folder import dealt
 from hjepa_data.manifest import Manifest, manifest, quietly, tell
-from hjepa_data.splits import known
 
 
 class Videos:

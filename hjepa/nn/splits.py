@@ -1,4 +1,4 @@
-"""The three splits that every source of the family has."""
+"""The three splits that every source has."""
 
 from __future__ import annotations
 

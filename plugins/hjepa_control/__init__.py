@@ -1,0 +1,19 @@
+"""Worlds to act in, what is done there, and how it is planned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hjepa.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hjepa.registry import Components
+
+
+@hookimpl
+def register(components: Components) -> None:
+    """Worlds of rooms, and the walks that are learned from."""
+    components.add("environment", "two_rooms", "hjepa_control.two_rooms:TwoRooms")
+    components.add("environment", "serial_rooms", "hjepa_control.serial_rooms:SerialRooms")
+    components.add("environment", "four_rooms", "hjepa_control.four_rooms:FourRooms")
+    components.add("dataset", "trajectories", "hjepa_control.trajectories:Trajectories")

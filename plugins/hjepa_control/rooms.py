@@ -1,0 +1,212 @@
+"""A dot among walls, seen from above: the world that latent planners are measured on, as many copies of it at a time as wanted.
+
+Two Rooms of PLDM (Sobal et al. 2025, arXiv:2502.14819) and EB-JEPA (arXiv:2602.03604): a dot moves by what is done, exactly, but
+where it meets a wall, which throws it back a little, at random. All of it is a function of tensors: the same dynamics make
+training data, are planned with as if they had been learned, and are acted in.
+
+    B worlds    T steps    L numbers of a layout    S side of the picture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hjepa.contracts import ActionSpace, Batch
+from hjepa.errors import Mistake
+from hjepa.randomness import Key, integers, normal, uniform
+from hjepa_control.walls import BORDER, Wall, covered, layout, moved
+
+TRIED = 32
+"""Places that are drawn for one that is free. More than half of them are, of any layout."""
+
+SIZE = 65
+"""S."""
+
+DOT = 1.3
+"""Standard deviation of the dot's brightness in pixels."""
+
+REACH = 5
+"""Pixels to each side of a dot beyond which it is black: 255 exp(-5^2 / (2 DOT^2)) rounds to 0, half a pixel less does as well."""
+
+THICK, OPENING = 3.0, 9.0
+"""How thick inner walls are, and how wide their doors, in pixels."""
+
+FASTEST = 2.45
+"""The longest step in pixels, to which longer ones are cut."""
+
+NEAR = 4.5
+"""How close to the goal it is reached, in pixels."""
+
+MARGIN = 2
+"""How many standard deviations of its brightness a dot stays away from walls where it begins and where it shall go."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Layouts, and what follows from them."""
+
+    numbers: Tensor
+    """(B, L)."""
+    walls: Sequence[Wall]
+    boxes: Tensor
+    """(B, M, 4)."""
+
+
+class Rooms:
+    """What all worlds of rooms have in common. A layout is a row of numbers, named by `numbers`; which walls they stand for, how they
+    are drawn, and which room a place lies in, each such world says for itself. A task is a row of numbers too: start, goal, layout.
+
+    rebound: standard deviation of how far a wall throws back, in pixels.
+    """
+
+    numbers: tuple[str, ...] = ()
+
+    def __init__(self, seed: int, rebound: float) -> None:
+        self.seed, self.rebound = seed, rebound
+        self.actions = ActionSpace(torch.full((2,), -FASTEST), torch.full((2,), FASTEST))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the numbers of a task are."""
+        return ("start_x", "start_y", "goal_x", "goal_y", *self.numbers)
+
+    # --- what a world of rooms says for itself ---
+
+    def drawn(self, key: Key) -> Tensor:
+        """A layout (B, L) for each word of the key."""
+        raise NotImplementedError
+
+    def walls(self, numbers: Tensor) -> Sequence[Wall]:
+        """Of layouts (B, L)."""
+        raise NotImplementedError
+
+    # --- an environment ---
+
+    def tasks(self, key: Key, nearest: float = 0.0, furthest: float = torch.inf) -> Tensor:
+        """A task (B, K) for each word of the key: start and goal in different rooms, that far from each other in pixels.
+
+        Mistake where in some layout no such two places are found.
+        """
+        numbers = self.drawn(key)
+        world = self.world(numbers)
+        (start, first), (goal, second) = self._tried(world, key, "start"), self._tried(world, key, "goal")
+        away = (start - goal).norm(dim=-1)
+        good = first & second & (self.room(world, start) != self.room(world, goal)) & (away >= nearest) & (away <= furthest)
+        if not good.any(dim=1).all():
+            raise Mistake(
+                f"no two places in different rooms are {nearest:g} to {furthest:g} pixels apart, of {TRIED} that were tried"
+            )
+        which = good.int().argmax(dim=1)[:, None, None].expand(-1, 1, 2)
+        return torch.cat((start.gather(1, which)[:, 0], goal.gather(1, which)[:, 0], numbers), dim=1)
+
+    def reset(self, task: Tensor) -> Batch:
+        """What is seen where tasks (B, K) begin. What walls do to a task follows from its numbers, whatever stands beside it."""
+        self._place, self._goal, self._world, self._steps = task[:, :2], task[:, 2:4], self.world(task[:, 4:]), 0
+        bits = task.float().contiguous().view(torch.int32).long()
+        self._key = Key.of(self.seed, "rebound", device=task.device).fold(*bits.unbind(dim=1))
+        return self._seen(self._place)
+
+    def step(self, action: Tensor) -> tuple[Batch, Tensor]:
+        """After an action (B, 2) of each: what is seen, and which goals (B,) are reached."""
+        self._place = self.moved(self._world, self._place, action, self._key.fold(self._steps))
+        self._steps += 1
+        return self._seen(self._place), (self._place - self._goal).norm(dim=1) < NEAR
+
+    def goal(self) -> Batch:
+        """What would be seen at the goals."""
+        return self._seen(self._goal)
+
+    def _seen(self, place: Tensor) -> Batch:
+        """One step: the picture, and where the dot is."""
+        return {"frames": pictured(self.shown(self._world, place[:, None])), "position": place[:, None]}
+
+    # --- the dynamics ---
+
+    def room(self, world: World, places: Tensor) -> Tensor:
+        """(B, ..., 2) -> (B, ...) int64: which room a place lies in, a number whose bits are the sides of the walls."""
+        return sum(
+            (wall.side(places) << bit for bit, wall in enumerate(world.walls)),
+            torch.zeros_like(places[..., 0], dtype=torch.int64),
+        )
+
+    def world(self, numbers: Tensor) -> World:
+        """Of layouts (B, L)."""
+        walls = self.walls(numbers)
+        return World(numbers, walls, layout(walls, SIZE, THICK, OPENING))
+
+    def moved(self, world: World, place: Tensor, action: Tensor, key: Key) -> Tensor:
+        """Where a dot is after an action: (B, 2) each; the key has a word for each."""
+        length = action.norm(dim=-1, keepdim=True)
+        step = action * (FASTEST / length.clamp(min=FASTEST))
+        return moved(world.boxes, place, step, self.rebound * normal(key, "rebound").abs())
+
+    def free(self, world: World, key: Key, stream: str) -> Tensor:
+        """A place (B, 2) in each world, evenly from those that are far enough from its walls."""
+        places, free = self._tried(world, key, stream)
+        return places[torch.arange(len(places), device=places.device), free.int().argmax(dim=1)]
+
+    def _tried(self, world: World, key: Key, stream: str) -> tuple[Tensor, Tensor]:
+        """Places (B, TRIED, 2) within the border, and which of them (B, TRIED) are far enough from walls."""
+        margin, inside = MARGIN * DOT, SIZE - 2 * BORDER
+        places = BORDER - 0.5 + margin + (inside - 2 * margin) * uniform(key, stream, (TRIED, 2))
+        grown = world.boxes + margin * world.boxes.new_tensor([-1, -1, 1, 1])
+        return places, ~covered(grown, places)
+
+    def doors(self, world: World) -> tuple[Tensor, Tensor, Tensor]:
+        """The middle of every door (B, D, 2), which way it leads (B, D, 2), of length 1, and whether it is open (B, D)."""
+        middles, ways = [], []
+        for wall in world.walls:
+            at = wall.at[:, None].expand_as(wall.doors)
+            middles.append(torch.stack((at, wall.doors) if wall.upright else (wall.doors, at), dim=-1))
+            ways.append(at.new_tensor([1.0, 0.0] if wall.upright else [0.0, 1.0]).expand_as(middles[-1]))
+        return torch.cat(middles, 1), torch.cat(ways, 1), ~torch.cat([wall.closed for wall in world.walls], 1)
+
+    # --- what is seen ---
+
+    def shown(self, world: World, places: Tensor) -> Tensor:
+        """Places (B, T, 2) -> pictures (B, T, 2, S, S) uint8: the dot, and the walls."""
+        pictures = torch.zeros(*places.shape[:2], 2, SIZE, SIZE, dtype=torch.uint8, device=places.device)
+        pictures[:, :, 1] = self._walls(world)[:, None]
+        flat, (place, bright) = pictures.view(-1, 2 * SIZE * SIZE), _dots(places.flatten(0, 1))
+        flat.scatter_(1, place, bright)
+        return pictures
+
+    def _walls(self, world: World) -> Tensor:
+        """(B, S, S) uint8: 255 where a pixel is wall; what lies outside of the border is empty, as in the original."""
+        at = torch.arange(SIZE, dtype=world.boxes.dtype, device=world.boxes.device)
+        inside = [(at > low[..., None]) & (at < high[..., None]) for low, high in self._sides(world)]
+        solid = (inside[1][..., :, None] & inside[0][..., None, :]).any(dim=1)
+        edge, end = BORDER - 1, SIZE - BORDER
+        solid[:, :edge], solid[:, end + 1 :], solid[:, :, :edge], solid[:, :, end + 1 :] = False, False, False, False
+        return solid.to(torch.uint8) * 255
+
+    def _sides(self, world: World) -> list[tuple[Tensor, Tensor]]:
+        return [(world.boxes[..., axis], world.boxes[..., axis + 2]) for axis in (0, 1)]
+
+
+def pictured(shown: Tensor) -> Tensor:
+    """Bytes -> float32 in [0, 1]."""
+    return shown.float().mul_(1 / 255)
+
+
+def between(key: Key, names: Sequence[str], ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """(B, L): a whole number for each name, within its range, both ends of which belong to it; ValueError where one is empty."""
+    if wrong := [f"{name} is [{low}, {high}]" for name, (low, high) in zip(names, ranges, strict=True) if high < low]:
+        raise ValueError(f"{wrong[0]}: a range ends where it begins, or later")
+    return torch.stack(
+        [integers(key, name, low, high + 1) for name, (low, high) in zip(names, ranges, strict=True)], dim=1
+    ).float()
+
+
+def _dots(places: Tensor) -> tuple[Tensor, Tensor]:
+    """Of places (R, 2): which pixels (R, N) of a picture a dot makes bright, and how bright: all where it is not black."""
+    around = torch.arange(-REACH, REACH + 1, device=places.device)
+    nearest = places.round()
+    bright = [torch.exp(-((around - off[:, None]) ** 2) / (2 * DOT**2)) for off in (places - nearest).unbind(1)]
+    column, row = (at.long()[:, None] + around for at in nearest.unbind(1))
+    pixels = row[:, :, None] * SIZE + column[:, None, :]
+    return pixels.flatten(1), (255 * bright[1][:, :, None] * bright[0][:, None, :]).round().to(torch.uint8).flatten(1)

@@ -1,0 +1,105 @@
+"""Walks through rooms, made as they are asked for: what a world model learns from that shall plan there.
+
+B samples    T frames    L numbers of a layout
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor
+
+from hjepa.contracts import Batch, Build, Count, Environment, Fraction, NonNegative, Spec
+from hjepa.nn.splits import known
+from hjepa.randomness import Key, uniform
+from hjepa_control.rooms import OPENING, SIZE, Rooms, World, pictured
+from hjepa_control.wander import steps
+
+AWAY = 3.0, 10.0
+"""How far from the middle of a wall a walk begins that shall lead through its door, in pixels."""
+
+
+class Trajectories:
+    """Walks of a dot in a world of rooms, each in a layout of its own.
+
+    Options:
+        of: the world, `two_rooms` or another of rooms.
+        frames: T, frames of a walk.
+        crossing: the share of walks that begin before an open door, and head for it.
+        concentration: of the von Mises distribution of turns: the larger, the straighter a walk.
+        samples: how many walks an epoch of `train` has.
+        held_out: how many `valid` has, and `test`.
+
+    A batch holds
+        frames (B,T,2,65,65): the dot, and the walls; in [0,1].
+        actions (B,T-1,2): (x, y) in pixels, what was done; a wall may have been in the way.
+        position (B,T,2): (x, y) of the dot, in pixels.
+        layout (B,L): the numbers of the layout.
+
+    A walk is a pure function of the seed, the split and its id.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        of: Build[Environment],
+        frames: Annotated[int, Ge(2), Le(1024)] = 17,
+        crossing: Fraction = 0.35,
+        concentration: NonNegative = 5.0,
+        samples: Count = 1_000_000,
+        held_out: Count = 1000,
+    ) -> None:
+        world = of(seed)
+        if not isinstance(world, Rooms):
+            raise ValueError(
+                f"trajectories walk through rooms, and {of.name} has none; two_rooms, serial_rooms and four_rooms do"
+            )
+        self.rooms, self.seed, self.frames = world, seed, frames
+        self.crossing, self.concentration = crossing, concentration
+        self.lengths = {"train": samples, "valid": held_out, "test": held_out}
+        self.name = "train"
+        self.streams = {"frames": Spec(maps=((2, SIZE, SIZE),), ticks=tuple(range(frames)), actions=2)}
+
+    def split(self, name: str) -> Trajectories:
+        other = copy.copy(self)
+        other.name = known(name)
+        return other
+
+    def __len__(self) -> int:
+        return self.lengths[self.name]
+
+    def batch(self, ids: Tensor, device: torch.device) -> Batch:
+        key = Key.of(self.seed, "trajectories", self.name, device=device).fold(ids)
+        layout = self.rooms.drawn(key)
+        world = self.rooms.world(layout)
+        position, actions = self.walked(world, key)
+        frames = pictured(self.rooms.shown(world, position))
+        return {"frames": frames, "actions": actions, "position": position, "layout": layout}
+
+    def walked(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
+        """Positions (B,T,2), and the actions (B,T-1,2) between them."""
+        place, heading = self._begin(world, key)
+        actions = steps(key, heading, self.frames - 1, self.concentration)
+        places = [place]
+        for number, action in enumerate(actions.unbind(dim=1)):
+            places.append(self.rooms.moved(world, places[-1], action, key.fold(number)))
+        return torch.stack(places, dim=1), actions
+
+    def _begin(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
+        """Where a walk begins (B,2), and its first heading (B,)."""
+        place, heading = self.rooms.free(world, key, "start"), 2 * torch.pi * uniform(key, "heading")
+        doors, through, open_ = self.rooms.doors(world)
+        which = (uniform(key, "door", (doors.shape[1],)) * open_).argmax(dim=1)
+        rows = torch.arange(len(which), device=which.device)
+        side = 2.0 * (uniform(key, "side") < 0.5) - 1
+        away = AWAY[0] + (AWAY[1] - AWAY[0]) * uniform(key, "away")
+        along = (OPENING / 2 - 1) * (2 * uniform(key, "along") - 1)
+        straight = through[rows, which]
+        before = doors[rows, which] - (side * away)[:, None] * straight + along[:, None] * straight.flip(-1)
+        crossing = uniform(key, "crossing") < self.crossing
+        towards = torch.atan2(side * straight[:, 1], side * straight[:, 0])
+        return torch.where(crossing[:, None], before, place), torch.where(crossing, towards, heading)
