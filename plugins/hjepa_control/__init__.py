@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register(components: Components) -> None:
-    """Worlds of rooms, and the walks that are learned from."""
+    """Worlds of rooms, the walks that are learned from, and planners."""
     components.add("environment", "two_rooms", "hjepa_control.two_rooms:TwoRooms")
     components.add("environment", "serial_rooms", "hjepa_control.serial_rooms:SerialRooms")
     components.add("environment", "four_rooms", "hjepa_control.four_rooms:FourRooms")
     components.add("dataset", "trajectories", "hjepa_control.trajectories:Trajectories")
+    for name in ("cem", "icem", "mppi", "gradient", "beam", "random"):
+        components.add("planner", name, f"hjepa_control.{name}:{name.title()}")
