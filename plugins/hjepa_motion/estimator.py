@@ -49,8 +49,8 @@ class Estimator(nn.Module):
         nn.init.zeros_(cast(Tensor, self.residual.bias))
         self.enlarge = Enlarge(self.handed, stride)
 
-    def forward(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> Flows:
-        """Maps (R, C, H, W) of both frames, finest first."""
+    def forward(self, one: Sequence[Tensor], other: Sequence[Tensor], again: int = 0) -> Flows:
+        """Maps (R, C, H, W) of both frames, finest first; `again`: how often the finest is gone through once more."""
         coarsest = one[-1]
         flow = at_least_float32(coarsest).new_zeros(len(coarsest), 2, *coarsest.shape[2:])
         handed = flow.new_zeros(len(coarsest), self.handed, *coarsest.shape[2:])
@@ -58,7 +58,9 @@ class Estimator(nn.Module):
         for narrow, here, there in zip(reversed(self.narrow), reversed(one), reversed(other), strict=True):
             size = here.shape[2], here.shape[3]
             flow, handed = upsampled(flow.detach(), size), F.interpolate(handed, size, mode="bilinear", align_corners=False)
-            flow, handed = self._refined(_unit(narrow(here)), _unit(narrow(there)), flow, handed)
+            features = _unit(narrow(here)), _unit(narrow(there))
+            for _ in range(1 + again if here is one[0] else 1):
+                flow, handed = self._refined(*features, flow, handed)
             flows.append(flow)
         return Flows(flows, self.enlarge(flow, handed))
 

@@ -81,6 +81,8 @@ class Motion(nn.Module):
         gives those of the regression; the terms of the others are taken of every scale, with positions and batch as samples.
     skips: how many of the finest maps take no part: estimation ends at the next one, of which the flow of the frames is made (PWC-Net
         ends at stride 4, arXiv:1709.02371). Most of the work is that of the finest.
+    again: how often the finest map is gone through once more, with the flow that was found there, where the level says what flows
+        (`predictions`): as RAFT iterates, but nothing is learned for it, and it need not help.
     radius: how far, in pixels of its map, a scale looks for matches; width: channels of all maps as the estimator sees them; hidden:
         channels of its layers; dropout: of whole channels of these.
     occlusion: which pixels are left out of what frames and features must explain, never with gradient: those that nothing comes
@@ -104,6 +106,7 @@ class Motion(nn.Module):
         energy: Build[Energy] = by_name("l2"),
         prevention: Sequence[Build[Prevention]] = (),
         skips: Whole = 0,
+        again: Whole = 0,
         radius: Count = 4,
         width: Count = 24,
         hidden: tuple[Count, ...] = (64, 48, 32),
@@ -140,7 +143,7 @@ class Motion(nn.Module):
         self.preventions = nn.ModuleList(_of_scales(replace(self.spec, maps=matched), prevention))
         self.targets.bind(self.encoder)
         self.hidden, self.occlusion_after, self.edges = HIDDEN[occlusion], occlusion_after, edges
-        self.coarser, self.finer, self.needs = coarser, finer, 2
+        self.coarser, self.finer, self.again, self.needs = coarser, finer, again, 2
         self.weights = {
             "regression": weight_of_regression,
             "l1": weight_of_l1,
@@ -169,7 +172,7 @@ class Motion(nn.Module):
     def predictions(self, below: States) -> dict[str, Tensor]:
         """`flow`, which pixels are `occluded`, and the flow of every scale: `flow_0` is the coarsest."""
         both = [_both_ways(one) for one in self.encode(below).maps[self.skips :]]
-        scales, flow = self.estimator(both, [_swapped(one) for one in both])
+        scales, flow = self.estimator(both, [_swapped(one) for one in both], self.again)
         said = {"flow": flow, "occluded": self.hidden(flow, _swapped(flow))}
         said |= {f"flow_{number}": scale for number, scale in enumerate(scales)}
         return {name: _of_samples(one[: len(one) // 2], below) for name, one in said.items()}

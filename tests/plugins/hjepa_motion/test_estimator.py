@@ -44,6 +44,18 @@ def test_a_scale_that_adds_nothing_has_the_flow_of_the_coarser_one(estimator: Es
     torch.testing.assert_close(fine, upsampled(middle, (16, 12)) + coarse[:, :, :1, :1])
 
 
+def test_the_finest_scale_can_be_gone_through_again(estimator: Estimator) -> None:
+    with torch.no_grad():
+        estimator.residual.weight.zero_()
+        estimator.residual.bias.copy_(torch.tensor([0.5, -0.25]))
+    once, more = estimator(maps(0), maps(1)), estimator(maps(0), maps(1), again=3)
+    for coarser, same in zip(once.scales[:-1], more.scales[:-1]):
+        assert torch.equal(coarser, same)
+    added = torch.tensor([1.5, -0.75])[:, None, None]
+    torch.testing.assert_close(more.scales[-1], once.scales[-1] + added)
+    torch.testing.assert_close(more.frames, once.frames + 2 * added)
+
+
 def test_each_scale_answers_for_what_it_adds(estimator: Estimator) -> None:
     """The flow of a finer scale has no gradient through the coarser flow, but through what is handed on."""
     flows, _ = estimator(maps(0), maps(1))

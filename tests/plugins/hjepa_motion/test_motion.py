@@ -285,6 +285,14 @@ def test_one_map_must_be_left() -> None:
         made(skips=2)
 
 
+def test_what_it_says_may_go_through_the_finest_scale_again_and_what_it_learns_does_not() -> None:
+    below = frames()
+    once, more = (made(again=again) for again in (0, 2))
+    assert torch.equal(outcome(once, below).energy, outcome(more, below).energy)
+    said, again = once.predictions(below), more.predictions(below)
+    assert torch.equal(said["flow_0"], again["flow_0"]) and not torch.equal(said["flow"], again["flow"])
+
+
 def test_shuffled_are_the_next_frames_of_another_sample_while_evaluating() -> None:
     level, below = made(), frames()
     assert outcome(level, below).shuffled is None
