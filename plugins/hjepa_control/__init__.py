@@ -17,5 +17,6 @@ def register(components: Components) -> None:
     components.add("environment", "serial_rooms", "hjepa_control.serial_rooms:SerialRooms")
     components.add("environment", "four_rooms", "hjepa_control.four_rooms:FourRooms")
     components.add("dataset", "trajectories", "hjepa_control.trajectories:Trajectories")
-    for name in ("cem", "icem", "mppi", "gradient", "beam", "random"):
+    for name in ("cem", "icem", "mppi", "gradient", "beam", "random", "hierarchical"):
         components.add("planner", name, f"hjepa_control.{name}:{name.title()}")
+    components.add("cost", "distance", "hjepa_control.distance:Distance")

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hjepa.contracts import ActionSpace, Batch
+from hjepa.contracts import ActionSpace, Batch, CostTerm
 from hjepa.errors import Mistake
 from hjepa.randomness import Key, integers, normal, uniform
+from hjepa_control.truth import Truth
 from hjepa_control.walls import BORDER, Wall, covered, layout, moved
 
 TRIED = 32
@@ -119,6 +120,10 @@ class Rooms:
     def goal(self) -> Batch:
         """What would be seen at the goals."""
         return self._seen(self._goal)
+
+    def truth(self, horizon: int, costs: Sequence[CostTerm], stride: int = 1, above: Truth | None = None) -> Truth:
+        """The tasks as they stand now, with the world itself as the model: what a planner could do at best."""
+        return Truth(self._world.boxes, self._place, self._goal, FASTEST, horizon, costs, stride, above)
 
     def _seen(self, place: Tensor) -> Batch:
         """One step: the picture, and where the dot is."""

@@ -1,4 +1,4 @@
-"""A problem that every planner should solve: steps that add up, and a cost whose least value is known."""
+"""Problems to plan for: steps that add up, with a cost whose least value is known; and rooms, with the truth as the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hjepa.contracts import ActionSpace, Cost, States
+from hjepa.contracts import ActionSpace, Cost, Spec, States
+from hjepa.randomness import Key
+from hjepa_control.distance import Distance
+from hjepa_control.truth import Truth
+from hjepa_control.two_rooms import TwoRooms
 
 Valued = Callable[[Tensor, Tensor], Cost]
 """Places (R, K, 2) and goals (R, 2) -> a cost (R,)."""
@@ -63,3 +67,13 @@ class Toy:
 
 def states(places: Tensor) -> States:
     return States(places[:, :, None], torch.arange(1, places.shape[1] + 1).expand(len(places), -1))
+
+
+ROOMS = TwoRooms(0, rebound=0.0)
+KEY = Key.of(1).fold(torch.arange(20))
+COSTS = [Distance(Spec(2), saturation=64.0)]
+
+
+def posed(horizon: int = 12, stride: int = 1, above: Truth | None = None, count: int = 20) -> Truth:
+    ROOMS.reset(ROOMS.tasks(Key(KEY.word[:count])))
+    return ROOMS.truth(horizon, COSTS, stride, above)

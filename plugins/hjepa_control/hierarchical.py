@@ -1,0 +1,30 @@
+"""Top down: the first state of the plan above is where the level below shall go (LeCun 2022, section 4.7; HWM, arXiv:2604.03208)."""
+
+from __future__ import annotations
+
+from hjepa.contracts import Build, Plan, Planner, PlanningProblem
+from hjepa.randomness import Key
+
+
+class Hierarchical:
+    """inner: the planner of every level; upper: of all but the lowest, where it is another one.
+
+    Where the level above sees one step only, there is nothing to plan there: the level below goes for the goal itself, and this is its
+    planner alone. A plan that was made before is followed up where it is of the same kind, at the lowest level.
+    """
+
+    def __init__(self, *, inner: Build[Planner], upper: Build[Planner] | None = None) -> None:
+        self.inner = inner()
+        self.upper = upper() if upper else self.inner
+
+    def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
+        """Of the lowest level: the steps to the first state of the plan above."""
+        return self._down(problem, warm, key, self.inner)
+
+    def _down(self, problem: PlanningProblem, warm: Plan | None, key: Key, planner: Planner) -> Plan:
+        above = problem.above
+        if above is None or above.horizon == 1:
+            return planner.plan(problem, warm, key)
+        far = self._down(above, None, key.fold("above"), self.upper)
+        waypoint = above.rollout(far.actions[:, None]).slice(0, 1)
+        return planner.plan(problem.towards(waypoint), warm, key)

@@ -1,0 +1,65 @@
+"""From the top down: with one step above it is the planner alone, else the way to the first state above."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from toys import KEY, posed
+
+from hjepa.contracts import Plan, PlanningProblem
+from hjepa.randomness import Key
+from hjepa_control.cem import Cem
+from hjepa_control.hierarchical import Hierarchical
+from hjepa_control.icem import Icem
+from hjepa_control.truth import Truth
+
+
+def build(planner: Any) -> Any:
+    return lambda: planner
+
+
+class Asked:
+    """A planner that remembers the problems that it was given."""
+
+    def __init__(self) -> None:
+        self.problems: list[Truth] = []
+
+    def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
+        assert isinstance(problem, Truth)
+        self.problems.append(problem)
+        return Cem(samples=32, iterations=2).plan(problem, warm, key)
+
+
+def test_with_one_step_above_it_is_the_planner_alone_bit_for_bit() -> None:
+    """P31."""
+    flat, tall = posed(), posed(above=posed(horizon=1, stride=8))
+    alone = Icem().plan(flat, None, KEY)
+    assert torch.equal(Hierarchical(inner=build(Icem())).plan(tall, None, KEY).actions, alone.actions)
+    assert torch.equal(Hierarchical(inner=build(Icem())).plan(flat, None, KEY).actions, alone.actions)
+
+
+def test_each_level_goes_to_the_first_state_of_the_plan_above() -> None:
+    """P32: three levels; steps of a level are as many as one of the level above has."""
+    top = posed(horizon=3, stride=16)
+    problem = posed(horizon=40, above=posed(horizon=8, stride=4, above=top))
+    asked = Asked()
+    plan = Hierarchical(inner=build(asked)).plan(problem, None, KEY)
+    assert [(one.stride, one.horizon) for one in asked.problems] == [(16, 3), (4, 4), (1, 4)]
+    assert plan.actions.shape == (20, 4, 2)
+    again = Asked()
+    Hierarchical(inner=build(Asked()), upper=build(again)).plan(problem, None, KEY)
+    assert [one.stride for one in again.problems] == [16, 4]
+
+
+def test_waypoints_lead_to_the_goal() -> None:
+    """With the truth at both levels: after some leaps, most of those who are in its way through the door have arrived."""
+    planner = Hierarchical(inner=build(Icem(samples=48, iterations=3)))
+    start = posed(horizon=8, count=20)
+    place = start.place
+    for step in range(9):
+        problem = replace(start, place=place, above=replace(start, place=place, stride=8))
+        plan = planner.plan(problem, None, KEY.fold(step))
+        place = problem.rollout(plan.actions[:, None]).tokens[:, -1, 0]
+    assert ((place - start.goal).norm(dim=1) < 4.5).float().mean() > 0.5
