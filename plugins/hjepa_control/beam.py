@@ -13,7 +13,8 @@ from hjepa.randomness import Key
 
 
 class Beam:
-    """width: plans that are kept; moves: how many are tried after each, drawn for each task: anchors, where the space has any.
+    """width: plans that are kept; moves: how many are tried after each, drawn for each task and step; where the space has anchors, these
+    are drawn, and all of them are tried if they are no more than that.
 
     The cost of a plan is asked for at each of its steps, and must mean something there.
     """
@@ -27,8 +28,8 @@ class Beam:
         carry, trajectory, beams = problem.begin(), None, 1
         plans = problem.space.low.new_zeros(problem.batch, 0, len(problem.space.low))
         for step in range(problem.horizon):
-            moves = anywhere(problem.space, key.fold(step), "moves", (self.moves,))
-            old = torch.arange(problem.batch * beams, device=moves.device).repeat_interleave(self.moves)
+            moves = self._moves(problem, key.fold(step))
+            old = torch.arange(problem.batch * beams, device=moves.device).repeat_interleave(moves.shape[1])
             tried = moves.repeat_interleave(beams, dim=0).flatten(0, 1)
             states, carry = problem.step(_chosen(carry, old), tried)
             trajectory = states if trajectory is None else followed(trajectory.rows(old), states)
@@ -37,6 +38,13 @@ class Beam:
             carry, trajectory, plans = _chosen(carry, rows), trajectory.rows(rows), plans[rows]
         assert trajectory is not None
         return Plan(plans[::beams], problem.cost(trajectory.rows(torch.arange(0, len(plans), beams, device=plans.device))))
+
+    def _moves(self, problem: PlanningProblem, key: Key) -> Tensor:
+        """(B, moves, A)."""
+        anchors = problem.space.anchors
+        if anchors is not None and len(anchors) <= self.moves:
+            return anchors.expand(problem.batch, -1, -1)
+        return anywhere(problem.space, key, "moves", (self.moves,))
 
     def _best(self, problem: PlanningProblem, trajectory: States) -> tuple[Tensor, int]:
         """The rows of the plans that are kept, best first, and how many there are for each task."""

@@ -40,7 +40,9 @@ def posed(
     made = lab.restored(trained("planning")).stack.eval()
     made.levels["leap"].macro_action.seen[:9] = torch.cat((MOVES.repeat(1, 2), torch.zeros(9, 4)), dim=1)
     spec = made.levels["move"].spec
-    costs: dict[str, list[control.Weighted]] = {label: [(component("cost", "distance")(spec), 1.0)] for label in levels}
+    costs: dict[str, list[control.Weighted]] = {
+        label: [(component("cost", "distance")(spec, steps="last"), 1.0)] for label in levels
+    }
     if fence:
         costs["move"].append((component("cost", "fence")(spec, low=(0.75, 0.75), high=(1.25, 1.25)), 1.0))
     return control.problem(made, "world", levels, seen(starts), seen(goals), costs, WORLD)

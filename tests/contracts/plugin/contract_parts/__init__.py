@@ -34,7 +34,5 @@ def register(components: Components) -> None:
     components.add("prevention", "pairs", "contract_parts.pairs:Pairs")
     components.add("prevention", "inverse", "contract_parts.inverse:Inverse")
     components.add("prevention", "tally", "contract_parts.tally:Tally")
-    components.add("planner", "beam", "contract_parts.beam:Beam")
     components.add("planner", "by_waypoints", "contract_parts.by_waypoints:ByWaypoints")
-    components.add("cost", "distance", "contract_parts.distance:Distance")
     components.add("cost", "fence", "contract_parts.fence:Fence")
