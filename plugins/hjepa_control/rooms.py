@@ -19,7 +19,7 @@ from hjepa.contracts import ActionSpace, Batch, CostTerm
 from hjepa.errors import Mistake
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_control.truth import Truth
-from hjepa_control.walls import BORDER, Wall, covered, layout, moved
+from hjepa_control.walls import BORDER, Wall, covered, cut, layout, moved
 
 TRIED = 32
 """Places that are drawn for one that is free. More than half of them are, of any layout."""
@@ -31,10 +31,13 @@ DOT = 1.3
 """Standard deviation of the dot's brightness in pixels."""
 
 REACH = 5
-"""Pixels to each side of a dot beyond which it is black: 255 exp(-5^2 / (2 DOT^2)) rounds to 0, half a pixel less does as well."""
+"""Pixels to each side of the one that a dot is nearest to. Those beyond are 5.5 away at least, where its brightness rounds to 0."""
 
 THICK, OPENING = 3.0, 9.0
 """How thick inner walls are, and how wide their doors, in pixels."""
+
+DOORS = 9, 55
+"""From where to where the middle of a door may lie, so that all of it is within the border."""
 
 FASTEST = 2.45
 """The longest step in pixels, to which longer ones are cut."""
@@ -48,18 +51,16 @@ MARGIN = 2
 
 @dataclass(frozen=True)
 class World:
-    """Layouts, and what follows from them."""
+    """What follows from layouts."""
 
-    numbers: Tensor
-    """(B, L)."""
     walls: Sequence[Wall]
     boxes: Tensor
     """(B, M, 4)."""
 
 
 class Rooms:
-    """What all worlds of rooms have in common. A layout is a row of numbers, named by `numbers`; which walls they stand for, how they
-    are drawn, and which room a place lies in, each such world says for itself. A task is a row of numbers too: start, goal, layout.
+    """What all worlds of rooms have in common. A layout is a row of numbers, named by `numbers`; which walls they stand for, and how
+    they are drawn, each such world says for itself. A task is a row of numbers too: start, goal, layout.
 
     rebound: standard deviation of how far a wall throws back, in pixels.
     """
@@ -141,13 +142,11 @@ class Rooms:
     def world(self, numbers: Tensor) -> World:
         """Of layouts (B, L)."""
         walls = self.walls(numbers)
-        return World(numbers, walls, layout(walls, SIZE, THICK, OPENING))
+        return World(walls, layout(walls, SIZE, THICK, OPENING))
 
     def moved(self, world: World, place: Tensor, action: Tensor, key: Key) -> Tensor:
         """Where a dot is after an action: (B, 2) each; the key has a word for each."""
-        length = action.norm(dim=-1, keepdim=True)
-        step = action * (FASTEST / length.clamp(min=FASTEST))
-        return moved(world.boxes, place, step, self.rebound * normal(key, "rebound").abs())
+        return moved(world.boxes, place, cut(action, FASTEST), self.rebound * normal(key, "rebound").abs())
 
     def free(self, world: World, key: Key, stream: str) -> Tensor:
         """A place (B, 2) in each world, evenly from those that are far enough from its walls."""
@@ -198,13 +197,17 @@ def pictured(shown: Tensor) -> Tensor:
     return shown.float().mul_(1 / 255)
 
 
+def allowed(name: str, ends: tuple[int, int], low: int, high: int) -> tuple[int, int]:
+    """Both ends of a range, which must lie from low to high in rising order; ValueError where they do not."""
+    if not low <= ends[0] <= ends[1] <= high:
+        raise ValueError(f"{name} is [{ends[0]}, {ends[1]}]; both must be from {low} to {high}, the smaller one first")
+    return ends
+
+
 def between(key: Key, names: Sequence[str], ranges: Sequence[tuple[int, int]]) -> Tensor:
-    """(B, L): a whole number for each name, within its range, both ends of which belong to it; ValueError where one is empty."""
-    if wrong := [f"{name} is [{low}, {high}]" for name, (low, high) in zip(names, ranges, strict=True) if high < low]:
-        raise ValueError(f"{wrong[0]}: a range ends where it begins, or later")
-    return torch.stack(
-        [integers(key, name, low, high + 1) for name, (low, high) in zip(names, ranges, strict=True)], dim=1
-    ).float()
+    """(B, L): a whole number for each name, within its range, both ends of which belong to it."""
+    drawn = [integers(key, name, low, high + 1) for name, (low, high) in zip(names, ranges, strict=True)]
+    return torch.stack(drawn, dim=1).float()
 
 
 def _dots(places: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hjepa.contracts import NonNegative
 from hjepa.randomness import Key
-from hjepa_control.rooms import SIZE, Rooms, between
+from hjepa_control.rooms import DOORS, SIZE, Rooms, allowed, between
 from hjepa_control.walls import BORDER, Wall
 
 
@@ -31,7 +31,7 @@ class SerialRooms(Rooms):
     ) -> None:
         super().__init__(seed, rebound)
         self.numbers = tuple(f"door_{number}" for number in range(1, rooms))
-        self.ranges = (door,) * (rooms - 1)
+        self.ranges = (allowed("door", door, *DOORS),) * (rooms - 1)
         inside = SIZE - 2 * BORDER
         self.places = [BORDER - 0.5 + inside * number / rooms for number in range(1, rooms)]
 

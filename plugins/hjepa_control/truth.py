@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import ActionSpace, Cost, CostTerm, States
-from hjepa_control.walls import moved
+from hjepa_control.walls import cut, moved
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Truth:
         return {"place": self.place, "boxes": self.boxes}
 
     def step(self, carry: Any, action: Tensor) -> tuple[States, Any]:
-        place, part = carry["place"], action / self.stride
-        part = part * (self.fastest / part.norm(dim=-1, keepdim=True).clamp(min=self.fastest))
+        place, part = carry["place"], cut(action / self.stride, self.fastest)
         for _ in range(self.stride):
             place = moved(carry["boxes"], place, part, place.new_zeros(len(place)))
         return _places(place[:, None]), carry | {"place": place}

@@ -6,8 +6,11 @@ from torch import Tensor
 
 from hjepa.contracts import NonNegative
 from hjepa.randomness import Key
-from hjepa_control.rooms import Rooms, between
+from hjepa_control.rooms import DOORS, Rooms, allowed, between
 from hjepa_control.walls import Wall
+
+WALLS = 15, 49
+"""From where to where the wall may stand, so that on both sides there is room for walks towards its door."""
 
 
 class TwoRooms(Rooms):
@@ -29,7 +32,7 @@ class TwoRooms(Rooms):
         rebound: NonNegative = 0.5,
     ) -> None:
         super().__init__(seed, rebound)
-        self.ranges = wall, door
+        self.ranges = allowed("wall", wall, *WALLS), allowed("door", door, *DOORS)
 
     def drawn(self, key: Key) -> Tensor:
         return between(key, self.numbers, self.ranges)

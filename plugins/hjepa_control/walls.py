@@ -98,6 +98,11 @@ def moved(boxes: Tensor, start: Tensor, move: Tensor, rebound: Tensor) -> Tensor
     return torch.where((share < 1)[:, None], met + clear * away, start + move)
 
 
+def cut(move: Tensor, longest: float) -> Tensor:
+    """(..., 2): a move that is no longer than that."""
+    return move * (longest / move.norm(dim=-1, keepdim=True).clamp(min=longest))
+
+
 def covered(boxes: Tensor, places: Tensor) -> Tensor:
     """(B, N) bool: which of the places (N, 2), or (B, N, 2), lie in a box."""
     inside = (places[..., :, None, :] > boxes[:, None, :, :2]) & (places[..., :, None, :] < boxes[:, None, :, 2:])

@@ -126,8 +126,19 @@ def test_the_layouts_of_two_rooms_have_the_ranges_that_are_asked_for() -> None:
     assert numbers.amin(0).tolist() == [20, 10] and numbers.amax(0).tolist() == [44, 54]
     fixed = TwoRooms(0, wall=(32, 32), door=(18, 18)).drawn(keyed(0, 50))
     assert torch.equal(fixed, torch.tensor([32.0, 18.0]).expand(50, 2))
-    with pytest.raises(ValueError, match=r"door is \[20, 10\]"):
-        TwoRooms(0, door=(20, 10)).drawn(keyed(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (TwoRooms, {"door": (20, 10)}, r"door is \[20, 10\]; both must be from 9 to 55, the smaller one first"),
+        (TwoRooms, {"wall": (5, 30)}, r"wall is \[5, 30\]; both must be from 15 to 49"),
+        (SerialRooms, {"door": (10, 64)}, r"door is \[10, 64\]"),
+    ],
+)
+def test_walls_and_doors_that_cannot_be_are_refused_before_anything_is_made(kind: Any, options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        kind(0, **options)
 
 
 @pytest.mark.parametrize(("options", "share"), [({"closed": 0.0}, 0.0), ({"closed": 1.0}, 1.0), ({}, 0.5)])
