@@ -21,7 +21,7 @@ from hjepa.errors import Mistake, Problem
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hjepa.registry import Entry, Registry
+    from hjepa.registry import Registry
     from hjepa.study import Study
     from hjepa.train import Result, Trainer
 
@@ -178,6 +178,34 @@ def sweep(
 
 
 @app.command()
+def plan(
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="a run's folder, or its name in runs/; or a study without levels"),
+    ],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    no_plugin: Without = None,
+) -> None:
+    """Act in the world of a run's study: plan in what its levels have learned, and by others beside it."""
+    registry = _plugins(no_plugin)
+    with _quiet_libraries():
+        from hjepa import planning
+        from hjepa.planning import shown
+
+        found = planning.of_run(run, overrides or [], registry, _say)
+        acted = {}
+        for name in found.policies():
+            acted[name] = found.act(name)
+            _say(shown.line(name, acted[name]))
+        shown.table(acted, _console())
+        for path in shown.write(found, acted):
+            _say(f"picture: {path}")
+    if as_json:
+        _print_json(shown.told(found, acted))
+
+
+@app.command()
 def compare(
     references: Annotated[
         list[str],
@@ -236,83 +264,17 @@ def plugins(
     no_plugin: Without = None,
 ) -> None:
     """List plugins and components: who gives them, where they are written, what they can be told; and what failed."""
+    from hjepa import listing
+
     registry = _plugins(no_plugin)
-    entries = _chosen(registry, kind, name)
-    broken = _imported(entries) if check_all else {}
+    entries = listing.chosen(registry, kind, name)
+    broken = listing.imported(entries) if check_all else {}
     if as_json:
-        _print_json(_listing(registry, entries, broken))
+        _print_json(listing.told(registry, entries, broken))
     else:
-        _show_plugins(registry, entries, broken, detailed=name is not None)
+        listing.show(registry, entries, broken, name is not None, _console(stderr=False), _say)
     if broken or registry.failures or registry.conflicts():
         raise typer.Exit(FAILED)
-
-
-def _chosen(registry: Registry, kind: str | None, name: str | None) -> list[Entry]:
-    from hjepa.contracts import KINDS
-    from hjepa.errors import listed, nearest
-
-    if kind is not None and kind not in KINDS:
-        raise Mistake(f"unknown kind {kind!r}{nearest(kind, KINDS)} (allowed: {listed(KINDS)})")
-    if kind is not None and name is not None:
-        return [registry.find(kind, name)]
-    return [entry for entry in registry.entries() if kind in (None, entry.kind)]
-
-
-def _imported(entries: list[Entry]) -> dict[str, str]:
-    """What is wrong with each component that cannot be used."""
-    broken = {}
-    for entry in entries:
-        try:
-            entry.load()
-        except Mistake as error:
-            broken[f"{entry.kind} {entry.name}"] = str(error)
-    return broken
-
-
-def _listing(registry: Registry, entries: list[Entry], broken: Mapping[str, str]) -> dict[str, Any]:
-    from hjepa.registry import static_options
-
-    components = [
-        {
-            "kind": entry.kind,
-            "name": entry.name,
-            "file": entry.file,
-            "distribution": f"{entry.plugin.distribution} {entry.plugin.version}",
-            "options": static_options(entry),
-        }
-        for entry in entries
-    ]
-    failed = [
-        {"plugin": plugin.name, "distribution": f"{plugin.distribution} {plugin.version}", "error": plugin.error}
-        for plugin in registry.failures
-    ]
-    return {"components": components, "failed": failed, "conflicts": registry.conflicts(), "broken": dict(broken)}
-
-
-def _show_plugins(registry: Registry, entries: list[Entry], broken: Mapping[str, str], detailed: bool) -> None:
-    from hjepa.registry import static_options
-
-    console = _console(stderr=False)
-    width = max((len(entry.name) for entry in entries), default=0)
-    kind = ""
-    for entry in entries:
-        if entry.kind != kind:
-            kind = entry.kind
-            console.print(kind, style="bold", highlight=False)
-        wrong = "  [broken]" if f"{entry.kind} {entry.name}" in broken else ""
-        where = f"{entry.plugin.distribution} {entry.plugin.version}  {_shortened(entry.file)}{wrong}"
-        console.print(f"  {entry.name:<{width}}  {where}", highlight=False, markup=False, soft_wrap=True)
-        for option, about in static_options(entry).items() if detailed else ():
-            default = "" if about["default"] is None else f" = {about['default']}"
-            console.print(f"      {option}: {about['type']}{default}", highlight=False, markup=False, soft_wrap=True)
-    for message in [*registry.conflicts(), *broken.values()]:
-        _say(message)
-    for plugin in registry.failures:
-        _say(f"{plugin} failed: {plugin.error}")
-
-
-def _shortened(file: str) -> str:
-    return os.path.relpath(file) if file.startswith(os.getcwd()) else file
 
 
 # --- what all commands share ------------------------------------------------------------------------------------------
@@ -327,11 +289,11 @@ def _plugins(blocked: list[str] | None) -> Registry:
 def _study(reference: str, overrides: list[str] | None, registry: Registry) -> Study:
     """The study with whatever is wrong in it noted; composing it raises all of it at once."""
     with _quiet_libraries():
-        from hjepa import optimizers
+        from hjepa import optimizers, planning
         from hjepa.study import read
 
         plan = read(reference, overrides or (), registry)
-        plan.problems += optimizers.problems(plan)
+        plan.problems += optimizers.problems(plan) + planning.problems(plan)
     return plan
 
 

@@ -20,8 +20,9 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from hjepa.contracts import Build, Dataset, Spec
 from hjepa.errors import Mistake, Problem, listed, nearest, some
 from hjepa.nn.states import window_spec
+from hjepa.parts import Component, LevelPlan, Shared
 from hjepa.randomness import Key
-from hjepa.study import Component, LevelPlan, Shared, Study
+from hjepa.study import Study
 
 LARGEST = 10_000
 """Modules of a stack: far above any that trains, far below what a slip of the finger asks for."""

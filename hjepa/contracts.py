@@ -15,9 +15,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from annotated_types import Ge, Gt, Le
+from hjepa.annotations import Build, Count, Fraction, NonNegative, Positive, Whole, by_name  # noqa: F401
 
 if TYPE_CHECKING:
     import torch
@@ -261,11 +261,6 @@ class Cost:
     violation: Tensor
     """(B, S), 0 where nothing is violated."""
 
-    def order(self) -> Tensor:
-        """(B, S): the candidates of each task, best first."""
-        by_value = self.value.argsort(dim=1, stable=True)
-        return by_value.gather(1, self.violation.gather(1, by_value).argsort(dim=1, stable=True))
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -276,33 +271,6 @@ class Plan:
     cost: Cost
     """(B, 1) each."""
 
-
-# --- options ----------------------------------------------------------------------------------------------------------
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Build(Generic[T]):
-    """A component that is not made yet: call it with its neighbours. Its parameters are drawn from `(seed, path)` alone."""
-
-    name: str
-    path: str
-
-    def __call__(self, *neighbours: Any) -> T:
-        raise NotImplementedError
-
-
-def by_name(name: str) -> Any:
-    """The default of an option that is a component: the one of that name, as a study would say it."""
-    return name
-
-
-Count = Annotated[int, Ge(1)]
-Whole = Annotated[int, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-Fraction = Annotated[float, Ge(0), Le(1)]
 
 # --- one protocol a kind ----------------------------------------------------------------------------------------------
 # `optional` names the methods that a component may leave out; `one_of` those of which it needs one.
@@ -522,26 +490,59 @@ class Attention(Protocol):
 
 
 class Environment(Protocol):
-    """A world to act in, batched: Gymnasium's words with leading B. Positional: the seed."""
+    """A world to act in, B tasks at a time, each a row of numbers (B, K): what is seen are batches with T = 1, of a `position` (B, 1, P)
+    too, where there is one. Positional: the seed.
+    """
 
     kind: ClassVar[str] = "environment"
+    optional: ClassVar[tuple[str, ...]] = ("truth", "straight", "reaches")
     actions: ActionSpace
 
-    def reset(self, task: Tensor) -> Batch: ...
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the numbers of a task are."""
 
-    def step(self, action: Tensor) -> tuple[Batch, Tensor]: ...
+    def tasks(self, key: Key, nearest: float = 0.0, furthest: float = math.inf) -> Tensor:
+        """A task for each word of the key, whose goal is that far away."""
+
+    def reset(self, task: Tensor) -> Batch:
+        """What is seen where tasks begin."""
+
+    def goal(self) -> Batch:
+        """What would be seen at their goals."""
+
+    def step(self, action: Tensor) -> tuple[Batch, Tensor]:
+        """What is seen after an action (B, A) of each, and which goals (B,) are reached."""
+
+    def truth(
+        self, horizon: int, costs: Sequence[tuple[CostTerm, float]], stride: int = 1, above: PlanningProblem | None = None
+    ) -> PlanningProblem:
+        """The tasks as they stand, with the world itself as the model, `stride` steps of it in one."""
+
+    def straight(self) -> Tensor:
+        """(B, A): straight towards the goal."""
+
+    def reaches(self, actions: Tensor) -> Tensor:
+        """(B,) bool: whether any of candidates (B, S, K, A) would reach the goal from here."""
 
 
 class PlanningProblem(Protocol):
     """Where B tasks start, a model of one level, a cost. Trajectories are states (B*S, K, N, D), the S of a task side by side."""
 
-    batch: int
-    """B."""
-    horizon: int
-    """K, how many steps a plan has."""
-    space: ActionSpace
-    above: PlanningProblem | None
-    """The same tasks at the level above, where there is one; its steps are longer."""
+    @property
+    def batch(self) -> int:
+        """B."""
+
+    @property
+    def horizon(self) -> int:
+        """K, how many steps a plan has."""
+
+    @property
+    def space(self) -> ActionSpace: ...
+
+    @property
+    def above(self) -> PlanningProblem | None:
+        """The same tasks at the level above, where there is one; its steps are longer."""
 
     def begin(self) -> Any:
         """The carry of B tasks before anything is done: a tree of tensors whose rows may be repeated and chosen from."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hjepa.contracts import Count, Positive, Whole
+from hjepa.contracts import Count, NonNegative, Positive, Whole
 from hjepa.schedules import Schedule
 
 
@@ -86,3 +86,33 @@ class Evaluate(Keys):
     samples: Count = Field(default=1024, description="of the train split, to fit on, and at most as many of the test split")
     batch: Count = Field(default=128, description="samples encoded at once")
     every: Count | None = Field(default=None, description="steps between two rounds of the probes on `valid` while training")
+
+
+class Tasks(Keys):
+    """Tasks that a world draws: those of another seed are others."""
+
+    seed: int = Field(default=0, description="of the tasks; that of the study has no part in them")
+    count: Count = Field(default=50, description="how many there are")
+    nearest: NonNegative = Field(default=0.0, description="how far from its start a goal is at least, as the world measures")
+    furthest: Positive | None = Field(default=None, description="how far it is at most")
+
+
+class CostKeys(Keys):
+    """What planning owns of every cost."""
+
+    level: str = Field(description="whose states it sees; `world` for the world itself")
+    weight: float = Field(default=1.0, description="of the cost in the sum")
+
+
+class PlanKeys(Keys):
+    """How a stack acts."""
+
+    tasks: str | Tasks = Field(default=Tasks(), description="a file of tasks, or which are drawn")
+    horizon: dict[str, Count] = Field(
+        default={}, description="the levels that plan, from the lowest to the highest, and how many own steps far"
+    )
+    oracle: dict[Count, Count] = Field(
+        default={}, description="the world itself as the model: its steps in one step of a level -> how many of these far"
+    )
+    replan: Count = Field(default=1, description="steps of the world between two plans")
+    steps: Count = Field(default=100, description="steps of the world that a task may take")

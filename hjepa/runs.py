@@ -25,7 +25,7 @@ from hjepa.study import Study
 
 FREE = (
     *("train.workers.", "train.device.", "train.keep.", "train.checkpoint_every.", "train.track.", "train.alarm."),
-    *("evaluate.", "probes.", "search."),
+    *("evaluate.", "probes.", "search.", "plan."),
 )
 """What may differ when a run is resumed: nothing that training depends on."""
 UNFINISHED = ("study.yaml", "versions.json", ".resolved.yaml", "trial.json")

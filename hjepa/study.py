@@ -22,100 +22,14 @@ from pydantic import ValidationError
 from hjepa import contracts, search
 from hjepa.contracts import Build
 from hjepa.errors import Mistake, Problem, StudyMistake, listed, nearest
-from hjepa.keys import Evaluate, LevelKeys, SourceKeys, Train
+from hjepa.keys import CostKeys, Evaluate, LevelKeys, PlanKeys, SourceKeys, Train
 from hjepa.options import adapter, holds_build, options_of
+from hjepa.parts import Component, LevelPlan, Planning, Shared, SourcePlan
 from hjepa.registry import Registry, unmet
 from hjepa.search import Search
 from hjepa.written import data_of, locate, shown
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
-
-
-# --- components -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shared:
-    """`{share: PATH}`: the same instance as the component at that path."""
-
-    path: str
-    target: str
-    protocol: type
-
-    def written(self) -> dict[str, str]:
-        return {"share": self.target}
-
-
-@dataclass(frozen=True)
-class Component:
-    """A validated component of a study: its class, and its options, those that are components included."""
-
-    kind: str
-    name: str
-    path: str
-    found: type
-    options: dict[str, Any]
-    plain: dict[str, Any]
-    """The options that are not components, as a study would say them."""
-
-    def children(self) -> Iterator[Component | Shared]:
-        """The components that are its options."""
-        yield from _components_in(self.options.values())
-
-    def walk(self) -> Iterator[Component | Shared]:
-        """Itself, and all within it."""
-        yield self
-        for child in self.children():
-            if isinstance(child, Component):
-                yield from child.walk()
-            else:
-                yield child
-
-    def written(self) -> dict[str, Any]:
-        """As a study would say it, with every default."""
-        options = {key: self.plain[key] if key in self.plain else _written(value) for key, value in self.options.items()}
-        return {"name": self.name, **options}
-
-
-def _components_in(values: Iterable[Any]) -> Iterator[Component | Shared]:
-    for value in values:
-        if isinstance(value, Component | Shared):
-            yield value
-        elif isinstance(value, list):
-            yield from _components_in(value)
-        elif isinstance(value, dict):
-            yield from _components_in(value.values())
-
-
-def _written(value: Any) -> Any:
-    if isinstance(value, Component | Shared):
-        return value.written()
-    if isinstance(value, list):
-        return [_written(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _written(item) for key, item in value.items()}
-    return value
-
-
-@dataclass(frozen=True)
-class SourcePlan:
-    """A source of a study: the loader's keys, its transforms, and the dataset."""
-
-    keys: SourceKeys
-    transforms: list[Component | Shared]
-    component: Component
-
-
-@dataclass(frozen=True)
-class LevelPlan:
-    """A level of a study: the stack's keys, and the level."""
-
-    keys: LevelKeys
-    component: Component
-
-    @property
-    def window(self) -> int:
-        return self.keys.window or self.keys.stride
 
 
 @dataclass
@@ -131,32 +45,29 @@ class Study:
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     search: Search | None = None
+    plan: Planning | None = None
     problems: list[Problem] = field(default_factory=list)
     order: dict[str, list[str]] = field(default_factory=lambda: {"data": [], "levels": [], "probes": []})
     """Every label as written, those of what could not be understood too: what follows from that is no mistake of its own."""
 
     def resolved(self) -> dict[str, Any]:
         """The study with every default, as plain YAML data; reading it again gives the same study."""
-        searched = {} if self.search is None else {"search": self.search.model_dump(mode="json")}
+        more = {} if self.search is None else {"search": self.search.model_dump(mode="json")}
+        more |= {} if self.plan is None else {"plan": self.plan.written()}
         return {
             "seed": self.seed,
-            "data": {label: _owned(plan, transforms=_written(plan.transforms)) for label, plan in self.sources.items()},
-            "levels": {label: _owned(plan) for label, plan in self.levels.items()},
+            "data": {label: source.written() for label, source in self.sources.items()},
+            "levels": {label: level.written() for label, level in self.levels.items()},
             "train": self.train.model_dump(mode="json"),
             "evaluate": self.evaluate.model_dump(mode="json"),
             "probes": {label: probe.written() for label, probe in self.probes.items()},
-            **searched,
+            **more,
         }
 
     def complain(self) -> None:
         """Raises everything that is wrong, at once."""
         if self.problems:
             raise StudyMistake(self.name, self.problems)
-
-
-def _owned(plan: SourcePlan | LevelPlan, **more: Any) -> dict[str, Any]:
-    written = plan.component.written()
-    return {"name": written.pop("name"), **plan.keys.model_dump(mode="json"), **more, **written}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -186,7 +97,7 @@ class _Reader:
     into: Study
     steps: int = 1
 
-    TOP = ("seed", "data", "levels", "train", "evaluate", "probes", "search")
+    TOP = ("seed", "data", "levels", "train", "evaluate", "probes", "search", "plan")
 
     def problem(self, path: str, message: str) -> None:
         self.into.problems.append(Problem(path, message))
@@ -199,9 +110,10 @@ class _Reader:
         self.steps = steps if isinstance(steps, int) and steps > 0 else Train().steps
         into.train = self._keys(Train, raw.get("train"), "train") or self._understood(Train, raw.get("train"))
         into.evaluate = self._keys(Evaluate, raw.get("evaluate"), "evaluate") or self._understood(Evaluate, raw.get("evaluate"))
-        for label, value in self._labelled(raw, "data", needed=True):
+        learns = "plan" not in raw  # where the world itself is the model, nothing has to be learned
+        for label, value in self._labelled(raw, "data", needed=learns):
             self._source(label, value)
-        for label, value in self._labelled(raw, "levels", needed=True):
+        for label, value in self._labelled(raw, "levels", needed=learns):
             self._level(label, value)
         for label, value in self._labelled(raw, "probes"):
             probe = self._component(value, contracts.Probe, f"probes.{label}")
@@ -209,6 +121,8 @@ class _Reader:
                 into.probes[label] = probe
         if raw.get("search") is not None:
             into.search = search.read(raw["search"], self._keys)
+        if raw.get("plan") is not None:
+            into.plan = self._plan(raw["plan"])
         self._shares()
         return into
 
@@ -219,19 +133,19 @@ class _Reader:
                 where = f"{path}.{key}" if path else str(key)
                 self.problem(where, f"unknown key{nearest(str(key), allowed)} (allowed: {listed(allowed)})")
 
-    def _labelled(self, raw: dict[Any, Any], key: str, needed: bool = False) -> Iterator[tuple[str, Any]]:
-        value = raw.get(key)
+    def _labelled(self, raw: dict[Any, Any], key: str, needed: bool = False, at: str = "") -> Iterator[tuple[str, Any]]:
+        value, at = raw.get(key), at or key
         if value is None and not needed:
             return
         if not isinstance(value, dict) or (needed and not value):
-            self.problem(key, f"a mapping label -> component is needed; written: {shown(value)}")
+            self.problem(at, f"a mapping label -> component is needed; written: {shown(value)}")
             return
         for label, item in value.items():
-            self.into.order[key].append(str(label))
+            self.into.order.setdefault(at, []).append(str(label))
             if isinstance(label, str) and _LABEL.fullmatch(label):
                 yield label, item
             else:
-                self.problem(f"{key}.{label}", "a label is made of small letters, digits and underscores")
+                self.problem(f"{at}.{label}", "a label is made of small letters, digits and underscores")
 
     def _keys(self, model: type[Any], raw: Any, path: str) -> Any:
         """A model of fixed keys; None where it is wrong, which is noted."""
@@ -291,6 +205,29 @@ class _Reader:
         component = self._component(rest, contracts.Level, path, owned=list(LevelKeys.model_fields))
         if keys and isinstance(component, Component):
             self.into.levels[label] = LevelPlan(keys, component)
+
+    def _plan(self, raw: Any) -> Planning | None:
+        owned = [*PlanKeys.model_fields, "environment", "planner", "costs"]
+        own, rest = _divided(raw, owned)
+        if not isinstance(raw, dict):
+            self.problem("plan", f"a mapping is needed; written: {shown(raw)}")
+            return None
+        self._unknown(rest, owned, "plan")
+        keys = self._keys(PlanKeys, {key: value for key, value in own.items() if key in PlanKeys.model_fields}, "plan")
+        world = self._component(own.get("environment"), contracts.Environment, "plan.environment")
+        planner = self._component(own.get("planner"), contracts.Planner, "plan.planner")
+        costs = {
+            label: self._cost(f"plan.costs.{label}", value) for label, value in self._labelled(own, "costs", at="plan.costs")
+        }
+        if keys and isinstance(world, Component) and isinstance(planner, Component) and None not in costs.values():
+            return Planning(keys, world, planner, {label: cost for label, cost in costs.items() if cost is not None})
+        return None
+
+    def _cost(self, path: str, raw: Any) -> tuple[CostKeys, Component] | None:
+        own, rest = _divided(raw, list(CostKeys.model_fields))
+        keys = self._keys(CostKeys, own, path)
+        component = self._component(rest, contracts.CostTerm, path, owned=list(CostKeys.model_fields))
+        return (keys, component) if keys and isinstance(component, Component) else None
 
     def _component(self, raw: Any, protocol: type, path: str, owned: Iterable[str] = ()) -> Component | Shared | None:
         kind: str = protocol.kind  # type: ignore[attr-defined]

@@ -52,9 +52,15 @@ def judged(problem: PlanningProblem, candidates: Tensor) -> Ranked:
 
 def ranked(candidates: Tensor, cost: Cost) -> Ranked:
     """Candidates (B, S, K, A), best first."""
-    order = cost.order()
-    actions = candidates.gather(1, order[:, :, None, None].expand_as(candidates))
-    return Ranked(actions, Cost(cost.value.gather(1, order), cost.violation.gather(1, order)))
+    best = order(cost)
+    actions = candidates.gather(1, best[:, :, None, None].expand_as(candidates))
+    return Ranked(actions, Cost(cost.value.gather(1, best), cost.violation.gather(1, best)))
+
+
+def order(cost: Cost) -> Tensor:
+    """(B, S): the candidates of each task, best first."""
+    by_value = cost.value.argsort(dim=1, stable=True)
+    return by_value.gather(1, cost.violation.gather(1, by_value).argsort(dim=1, stable=True))
 
 
 def within(space: ActionSpace, actions: Tensor) -> Tensor:

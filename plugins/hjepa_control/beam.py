@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from hjepa.contracts import Count, Plan, PlanningProblem, States
-from hjepa.nn.population import anywhere
+from hjepa.nn.population import anywhere, order
 from hjepa.nn.states import followed
 from hjepa.randomness import Key
 
@@ -49,7 +49,7 @@ class Beam:
     def _best(self, problem: PlanningProblem, trajectory: States) -> tuple[Tensor, int]:
         """The rows of the plans that are kept, best first, and how many there are for each task."""
         cost = problem.cost(trajectory)
-        best = cost.order()[:, : self.width]
+        best = order(cost)[:, : self.width]
         tasks = torch.arange(problem.batch, device=best.device)[:, None]
         return (best + tasks * cost.value.shape[1]).flatten(), best.shape[1]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,7 +70,8 @@ class Rooms:
 
     def __init__(self, seed: int, rebound: float) -> None:
         self.seed, self.rebound = seed, rebound
-        self.actions = ActionSpace(torch.full((2,), -FASTEST), torch.full((2,), FASTEST))
+        most = torch.full((2,), FASTEST / 2**0.5)  # so that no action is too long, and what is planned is what is done
+        self.actions = ActionSpace(-most, most)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -122,9 +124,19 @@ class Rooms:
         """What would be seen at the goals."""
         return self._seen(self._goal)
 
-    def truth(self, horizon: int, costs: Sequence[CostTerm], stride: int = 1, above: Truth | None = None) -> Truth:
+    def truth(self, horizon: int, costs: Sequence[tuple[CostTerm, float]], stride: int = 1, above: Any = None) -> Truth:
         """The tasks as they stand now, with the world itself as the model: what a planner could do at best."""
         return Truth(self._world.boxes, self._place, self._goal, FASTEST, horizon, costs, stride, above)
+
+    def straight(self) -> Tensor:
+        """(B, 2): the longest step towards the goal, or what is left of the way."""
+        return cut(self._goal - self._place, FASTEST)
+
+    def reaches(self, actions: Tensor) -> Tensor:
+        """Candidates (B, S, K, 2) -> (B,) bool: whether any would reach the goal from here, if walls threw nothing back."""
+        places = self.truth(actions.shape[2], ()).rollout(actions).tokens[:, :, 0]
+        away = (places.view(*actions.shape[:3], 2) - self._goal[:, None, None]).norm(dim=-1)
+        return (away < NEAR).flatten(1).any(1)
 
     def _seen(self, place: Tensor) -> Batch:
         """One step: the picture, and where the dot is."""

@@ -32,7 +32,8 @@ class Truth:
     fastest: float
     """The longest step of the world."""
     horizon: int
-    costs: Sequence[CostTerm]
+    costs: Sequence[tuple[CostTerm, float]]
+    """What counts, and by which weight."""
     stride: int = 1
     """Steps of the world in one of this level."""
     above: Truth | None = None
@@ -65,8 +66,9 @@ class Truth:
 
     def cost(self, trajectory: States) -> Cost:
         goals = _places(self.goal.repeat_interleave(len(trajectory.time) // self.batch, 0)[:, None])
-        found = [term(trajectory, goals) for term in self.costs]
-        value, violation = (torch.stack([getattr(one, name) for one in found]).sum(0) for name in ("value", "violation"))
+        found = [(term(trajectory, goals), weight) for term, weight in self.costs]
+        value = torch.stack([weight * cost.value for cost, weight in found]).sum(0)
+        violation = torch.stack([cost.violation for cost, _ in found]).sum(0)
         return Cost(value.view(self.batch, -1), violation.view(self.batch, -1))
 
     def towards(self, waypoint: States) -> Truth:

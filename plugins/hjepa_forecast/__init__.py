@@ -15,3 +15,4 @@ def register(components: Components) -> None:
     components.add("level", "forecast", "hjepa_forecast.forecast:Forecast")
     components.add("predictor", "causal", "hjepa_forecast.causal:Causal")
     components.add("predictor", "mlp", "hjepa_forecast.mlp:StepMLP")
+    components.add("predictor", "conv", "hjepa_forecast.conv:StepConv")

@@ -14,6 +14,7 @@ from torch import Tensor
 from hjepa import control
 from hjepa.contracts import ActionSpace, Batch, Cost, States
 from hjepa.errors import Mistake
+from hjepa.nn.population import order
 from hjepa.randomness import Key
 
 Trained = Callable[[str], Path]
@@ -79,7 +80,7 @@ def test_a_guardrail_comes_before_every_value(trained: Trained) -> None:
 
 def test_a_cost_orders_by_violation_and_then_by_value() -> None:
     cost = Cost(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0, 1.0]]))
-    assert cost.order().tolist() == [[2, 0, 3, 1]]
+    assert order(cost).tolist() == [[2, 0, 3, 1]]
 
 
 def test_the_same_key_gives_the_same_plan_whatever_is_planned_beside_it(trained: Trained) -> None:

@@ -20,9 +20,10 @@ from hjepa import compose, optimizers, stack, study
 from hjepa.contracts import Build, Count, Energy, Fraction, SetPredictor, Spec, StepPredictor, by_name
 from hjepa.errors import StudyMistake
 from hjepa.hookspecs import hookimpl
+from hjepa.parts import Component, Shared
 from hjepa.registry import GROUP, Registry, load
 from hjepa.schedules import Schedule
-from hjepa.study import Component, Shared, Study, parse
+from hjepa.study import Study, parse
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 

@@ -71,7 +71,7 @@ def states(places: Tensor) -> States:
 
 ROOMS = TwoRooms(0, rebound=0.0)
 KEY = Key.of(1).fold(torch.arange(20))
-COSTS = [Distance(Spec(2), saturation=64.0)]
+COSTS = [(Distance(Spec(2), saturation=64.0), 1.0)]
 
 
 def posed(horizon: int = 12, stride: int = 1, above: Truth | None = None, count: int = 20) -> Truth:

@@ -1,0 +1,260 @@
+"""Acting: tasks in a world, all at once, by whatever says what to do next; and what came of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hjepa.contracts import ActionSpace, Batch, Cost, Environment, Plan, Planner, PlanningProblem, States
+from hjepa.flops import counted
+from hjepa.randomness import Key, uniform
+
+
+class Policy(Protocol):
+    """Says what to do."""
+
+    def __call__(self, observed: Batch, left: int) -> Tensor:
+        """What was seen (B, T, ...) and done up to now, and how many steps are left -> the actions (B, K, A) of the next steps."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was done in B tasks, and seen."""
+
+    reached: Tensor
+    """(B, T) bool: whether the goal is reached after each step."""
+    frames: list[Batch]
+    """What was seen at the start and after each step."""
+
+    @property
+    def first(self) -> Tensor:
+        """(B,): after how many steps each goal was reached first; one more than there are where it never was."""
+        steps = self.reached.shape[1]
+        return torch.where(self.reached.any(1), self.reached.int().argmax(1) + 1, steps + 1)
+
+    @property
+    def position(self) -> Tensor | None:
+        """(B, T+1, P), where the world shows it."""
+        return torch.cat([seen["position"] for seen in self.frames], 1) if "position" in self.frames[0] else None
+
+    def travelled(self) -> Tensor | None:
+        """(B,): how long each path is, up to where its goal was reached first."""
+        if self.position is None:
+            return None
+        steps = self.position.diff(dim=1).norm(dim=-1)
+        before = torch.arange(steps.shape[1], device=steps.device) < self.first[:, None]
+        return (steps * before).sum(1)
+
+
+def acted(world: Environment, tasks: Tensor, policy: Policy, steps: int, every: int, memory: int = 1) -> Record:
+    """Tasks (B, K), each for so many steps. The policy is asked every so many of them, and where it has not said further; it sees the
+    last `memory` steps. Before the start all has been as it is there, and nothing was done.
+    """
+    frames = [world.reset(tasks)]
+    still = torch.zeros(len(tasks), 1, len(world.actions.low), device=tasks.device)
+    done, reached = [still] * memory, []
+    ahead: list[Tensor] = []
+    for step in range(steps):
+        if not ahead:
+            ahead = list(policy(_remembered(frames, done, memory), steps - step)[:, :every].unbind(1))
+        action = ahead.pop(0)
+        seen, there = world.step(action)
+        frames.append(seen)
+        done.append(action[:, None])
+        reached.append(there)
+    return Record(torch.stack(reached, dim=1), frames)
+
+
+def _remembered(frames: list[Batch], done: list[Tensor], memory: int) -> Batch:
+    """The last steps as a batch (B, memory, ...), with the actions between them."""
+    last = [frames[0]] * (memory - len(frames)) + frames[-memory:]
+    seen = {name: torch.cat([one[name] for one in last], dim=1) for name in frames[0]}
+    between = done[len(done) - memory + 1 :] if memory > 1 else [done[0][:, :0]]
+    return seen | {"actions": torch.cat(between, dim=1)}
+
+
+def standing(seen: Batch, memory: int, actions: int) -> Batch:
+    """One step (B, 1, ...) seen so many times, while nothing is done."""
+    still = {name: value.expand(-1, memory, *value.shape[2:]) for name, value in seen.items()}
+    first = next(iter(seen.values()))
+    return still | {"actions": first.new_zeros(len(first), memory - 1, actions)}
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Anything:
+    """Whatever can be done, at random: a new action at every step."""
+
+    space: ActionSpace
+    key: Key
+    """(B,)."""
+    asked: int = 0
+
+    def __call__(self, observed: Batch, left: int) -> Tensor:
+        self.asked += 1
+        share = uniform(self.key.fold(self.asked), "anything", (left, len(self.space.low)))
+        return self.space.low + (self.space.high - self.space.low) * share
+
+
+@dataclass
+class Straight:
+    """Straight towards the goal, whatever stands in the way."""
+
+    world: Environment
+
+    def __call__(self, observed: Batch, left: int) -> Tensor:
+        return self.world.straight()[:, None]
+
+
+@dataclass
+class Planned:
+    """What a planner finds, from where the tasks stand."""
+
+    world: Environment
+    planner: Planner
+    pose: Callable[[Batch, int], PlanningProblem]
+    """What was seen, and how many steps are left -> where the tasks stand."""
+    key: Key
+    """(B,)."""
+    every: int
+    """Steps of the world between two plans."""
+    clock: int = 1
+    """Steps of the world in one of the lowest level that plans."""
+    tally: Counter[int] = field(default_factory=Counter)
+    """How often each level predicted a step, the lowest being 0."""
+    work: dict[int, float] = field(default_factory=dict)
+    """Floating-point operations of one predicted step."""
+    seconds: float = 0.0
+    asked: int = 0
+    warm: Plan | None = None
+    found: Tensor | None = None
+    """(B,) bool: whether any candidate of the first decision would have reached the goal."""
+
+    def __call__(self, observed: Batch, left: int) -> Tensor:
+        posed = self.pose(observed, left)
+        self.work = self.work or _works(posed)
+        looked = self._look if self.asked == 0 and hasattr(self.world, "reaches") else None
+        begun = time.perf_counter()
+        plan = self.planner.plan(Watched(posed, self.tally, looked), self.warm, self.key.fold(self.asked))
+        self.seconds += time.perf_counter() - begun
+        self.asked += 1
+        self.warm = Plan(plan.actions[:, self.every // self.clock :], plan.cost)
+        return self._unfolded(plan.actions)
+
+    def _look(self, candidates: Tensor) -> None:
+        """Whether any of candidates (B, S, K, A) would reach the goal, had it been chosen."""
+        reached = self.world.reaches(self._unfolded(candidates))
+        self.found = reached if self.found is None else self.found | reached
+
+    def _unfolded(self, actions: Tensor) -> Tensor:
+        """Actions (..., K, clock*A) of the lowest level -> those of the world (..., K*clock, A)."""
+        return actions.reshape(*actions.shape[:-2], actions.shape[-2] * self.clock, -1)
+
+    def operations(self) -> float:
+        """Of all that was predicted."""
+        return sum(self.work[level] * count for level, count in self.tally.items())
+
+
+def _works(problem: PlanningProblem) -> dict[int, float]:
+    """What one predicted step of each level costs, in floating-point operations."""
+    found: dict[int, float] = {}
+    level: PlanningProblem | None = problem
+    while level is not None:
+        middle = (level.space.low + level.space.high) / 2
+        actions = middle.expand(level.batch, 1, level.horizon, -1)
+        with torch.no_grad():
+            found[len(found)] = counted(partial(level.rollout, actions)) / actions[..., 0].numel()
+        level = level.above
+    return found
+
+
+@dataclass
+class Watched:
+    """A problem (the protocol PlanningProblem) whose predicted steps are counted."""
+
+    inner: PlanningProblem
+    tally: Counter[int]
+    witness: Callable[[Tensor], None] | None = None
+    """Is shown all candidates (B, S, K, A)."""
+    level: int = 0
+
+    @property
+    def batch(self) -> int:
+        return self.inner.batch
+
+    @property
+    def horizon(self) -> int:
+        return self.inner.horizon
+
+    @property
+    def space(self) -> ActionSpace:
+        return self.inner.space
+
+    @property
+    def above(self) -> Watched | None:
+        return None if self.inner.above is None else Watched(self.inner.above, self.tally, None, self.level + 1)
+
+    def begin(self) -> Any:
+        return self.inner.begin()
+
+    def step(self, carry: Any, action: Tensor) -> tuple[States, Any]:
+        self.tally[self.level] += len(action)
+        return self.inner.step(carry, action)
+
+    def rollout(self, actions: Tensor) -> States:
+        self.tally[self.level] += actions[..., 0].numel()
+        if self.witness is not None:
+            self.witness(actions.detach())
+        return self.inner.rollout(actions)
+
+    def cost(self, trajectory: States) -> Cost:
+        return self.inner.cost(trajectory)
+
+    def towards(self, waypoint: States) -> Watched:
+        return replace(self, inner=self.inner.towards(waypoint))
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def interval(hits: int, count: int) -> tuple[float, float]:
+    """Where a share lies with 95 % confidence (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def scores(record: Record) -> dict[str, float]:
+    """Of one policy: which share of the goals was reached, and stayed at, and how long it took."""
+    hit, count = record.reached.any(1), len(record.reached)
+    low, high = interval(int(hit.sum()), count)
+    travelled = record.travelled()
+    found = {"success": float(hit.float().mean()), "low": low, "high": high}
+    found["at_the_end"] = float(record.reached[:, -1].float().mean())
+    found["steps"] = float(record.first[hit].float().mean()) if hit.any() else math.nan
+    if travelled is not None:
+        found["path"] = float(travelled[hit].mean()) if hit.any() else math.nan
+    return found
+
+
+def cost_of(policy: Planned, tasks: int) -> dict[str, float]:
+    """What a policy computed: predicted steps and floating-point operations of a task, and seconds of a decision of one."""
+    found = {
+        "evaluations": sum(policy.tally.values()) / tasks,
+        "gigaflop": policy.operations() / tasks / 1e9,
+        "seconds": policy.seconds / max(1, policy.asked) / tasks,
+    }
+    if policy.found is not None:
+        found["candidate"] = float(policy.found.float().mean())
+    return found

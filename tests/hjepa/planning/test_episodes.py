@@ -1,0 +1,169 @@
+"""Acting in a world: who is asked when, what is seen, what is counted, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from line import Line, Shooting, Truth
+from torch import Tensor
+
+from hjepa.contracts import Batch
+from hjepa.planning import episodes
+from hjepa.planning.episodes import Anything, Planned, Record, Straight, Watched
+from hjepa.randomness import Key
+
+TASKS = torch.tensor([[0.0, 3.0], [0.0, -1.0], [0.0, 50.0]])
+
+
+class Told:
+    """Goes to the right, so many steps at a time, and remembers what it was shown."""
+
+    def __init__(self, further: int) -> None:
+        self.further, self.seen, self.left = further, [], []  # type: ignore[var-annotated]
+
+    def __call__(self, observed: Batch, left: int) -> Tensor:
+        self.seen.append(observed)
+        self.left.append(left)
+        return torch.ones(len(observed["frames"]), self.further, 1)
+
+
+@pytest.mark.parametrize(("further", "every", "left"), [(5, 3, [7, 4, 1]), (2, 3, [7, 5, 3, 1]), (1, 1, list(range(7, 0, -1)))])
+def test_it_is_asked_when_its_time_is_up_or_it_said_no_further(further: int, every: int, left: list[int]) -> None:
+    told = Told(further)
+    episodes.acted(Line(), TASKS, told, 7, every)
+    assert told.left == left
+
+
+def test_the_last_steps_are_seen_and_what_was_done_between_them() -> None:
+    told = Told(1)
+    episodes.acted(Line(), TASKS, told, 5, 1, memory=3)
+    places = [seen["position"][0, :, 0].tolist() for seen in told.seen]
+    done = [seen["actions"][0, :, 0].tolist() for seen in told.seen]
+    assert places == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    assert done == [[0, 0], [0, 1], [1, 1], [1, 1], [1, 1]]
+    assert told.seen[0]["frames"].shape == (3, 3, 1, 4, 4)
+    episodes.acted(Line(), TASKS, (alone := Told(1)), 2, 1)
+    assert alone.seen[1]["actions"].shape == (3, 0, 1)
+
+
+def test_what_stands_still_was_done_nothing_with() -> None:
+    line = Line()
+    seen = episodes.standing(line.reset(TASKS), 4, 1)
+    assert seen["position"].shape == (3, 4, 1)
+    assert seen["actions"].shape == (3, 3, 1)
+    assert not seen["actions"].any()
+
+
+def test_a_record_says_when_the_goal_was_reached_first_and_by_which_way() -> None:
+    record = episodes.acted(Line(), TASKS, Told(1), 6, 1)
+    assert record.first.tolist() == [3, 7, 7]
+    assert record.travelled().tolist() == [3, 6, 6]
+    found = episodes.scores(record)
+    assert found["success"] == pytest.approx(1 / 3)
+    assert found["at_the_end"] == 0
+    assert found["steps"] == found["path"] == 3
+    assert found["low"] < 1 / 3 < found["high"]
+
+
+def test_where_no_goal_is_reached_there_is_no_time_and_no_way_to_it() -> None:
+    found = episodes.scores(episodes.acted(Line(), TASKS[2:], Told(1), 4, 1))
+    assert found["success"] == 0
+    assert math.isnan(found["steps"])
+    assert math.isnan(found["path"])
+
+
+def test_without_a_position_there_is_no_way_to_tell_of() -> None:
+    record = Record(torch.tensor([[False, True]]), [{"frames": torch.zeros(1, 1, 1, 4, 4)}] * 3)
+    assert record.travelled() is None
+    assert "path" not in episodes.scores(record)
+
+
+@given(st.integers(1, 200), st.data())
+def test_an_interval_holds_the_share_and_narrows(count: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, count))
+    low, high = episodes.interval(hits, count)
+    assert 0 <= low <= hits / count <= high <= 1
+    assert high - low > (lambda ends: ends[1] - ends[0])(episodes.interval(10 * hits, 10 * count))
+
+
+def test_an_interval_is_wilson_s() -> None:
+    share, z = 0.3, 1.959964
+    middle, half = share + z**2 / 200, z * math.sqrt(share * (1 - share) / 100 + z**2 / 40_000)
+    ends = [(middle - half) / (1 + z**2 / 100), (middle + half) / (1 + z**2 / 100)]
+    assert episodes.interval(30, 100) == pytest.approx(ends, abs=1e-6)
+
+
+def test_straight_on_is_asked_at_every_step_and_arrives() -> None:
+    line = Line()
+    record = episodes.acted(line, TASKS[:2], Straight(line), 5, 5)
+    assert record.first.tolist() == [3, 1]
+    assert record.reached[:, -1].all()
+
+
+def test_anything_at_random_is_within_its_bounds_and_a_matter_of_the_task_alone() -> None:
+    key = Key.of(3).fold(torch.arange(3))
+    acts = [Anything(Line().actions, one)({}, 9) for one in (key, Key(key.word[1:]))]
+    assert (acts[0].abs() <= 1).all()
+    assert torch.equal(acts[0][1:], acts[1])
+    assert not torch.equal(acts[0][0], acts[0][1])
+
+
+def posed(line: Line, horizon: int) -> Planned:
+    def pose(observed: Batch, left: int) -> Truth:
+        return line.truth(min(horizon, left), ())
+
+    return Planned(line, Shooting(), pose, Key.of(1).fold(torch.arange(3)), every=2)
+
+
+def test_a_planner_sees_the_plan_before_from_where_it_stands_now() -> None:
+    line = Line()
+    policy = posed(line, 6)
+    plans: list[Tensor] = []
+    episodes.acted(line, TASKS, lambda observed, left: plans.append(policy(observed, left)) or plans[-1], 6, 2)
+    assert policy.planner.warm[0] is None
+    assert torch.equal(policy.planner.warm[1].actions, plans[0][:, 2:])
+    assert [plan.shape[1] for plan in plans] == [6, 4, 2]
+
+
+def test_every_predicted_step_is_counted() -> None:
+    line = Line()
+    policy = posed(line, 6)
+    episodes.acted(line, TASKS, policy, 6, 2)
+    assert policy.tally == Counter({0: 3 * 8 * (6 + 4 + 2)})
+    found = episodes.cost_of(policy, 3)
+    assert found["evaluations"] == 8 * 12
+    assert found["seconds"] > 0
+
+
+def test_it_is_told_whether_any_candidate_of_the_first_decision_leads_to_the_goal() -> None:
+    line = Line()
+    policy = posed(line, 6)
+    episodes.acted(line, torch.tensor([[0.0, 0.2], [0.0, 1.5], [0.0, 50.0]]), policy, 6, 2)
+    assert policy.found.tolist() == [True, True, False]
+    assert episodes.cost_of(policy, 3)["candidate"] == pytest.approx(2 / 3)
+
+
+def test_a_plan_of_slower_steps_is_unfolded_into_those_of_the_world() -> None:
+    policy = posed(Line(), 2)
+    policy.clock = 3
+    chunks = torch.arange(12.0).view(1, 2, 6)
+    assert policy._unfolded(chunks)[0].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
+
+
+def test_a_watched_problem_counts_each_level_for_itself() -> None:
+    line = Line()
+    line.reset(TASKS)
+    tally: Counter[int] = Counter()
+    watched = Watched(line.truth(4, (), above=line.truth(2, (), stride=4)), tally)
+    watched.rollout(torch.zeros(3, 5, 4, 1))
+    assert watched.above is not None
+    watched.above.rollout(torch.zeros(3, 7, 2, 1))
+    watched.towards(watched.above.rollout(torch.zeros(3, 1, 2, 1)).slice(0, 1)).step(watched.begin(), torch.zeros(3, 1))
+    assert tally == {0: 3 * 5 * 4 + 3, 1: 3 * 7 * 2 + 3 * 2}
+    assert watched.above.above is None
+    assert (watched.batch, watched.horizon) == (3, 4)
