@@ -166,11 +166,12 @@ def problems(study: Study) -> list[Problem]:
     planning = [*keys.horizon, *([WORLD] if keys.oracle else [])]
     if not planning:
         found.append(Problem("plan", "nothing plans: `horizon` names levels, `oracle` strides of the world itself"))
-    for label, (cost, _) in study.plan.costs.items():
-        if planning and cost.level not in planning:
-            said = f"{cost.level!r} does not plan{nearest(cost.level, planning)} (there are: {listed(planning)})"
+    counted = {label: cost.level for label, (cost, _) in study.plan.costs.items()}
+    for label, level in counted.items():
+        if level not in (*keys.horizon, WORLD):
+            said = f"{level!r} does not plan{nearest(level, planning)} (there are: {listed([*keys.horizon, WORLD])})"
             found.append(Problem(f"plan.costs.{label}.level", said))
-    idle = set(planning) - {cost.level for cost, _ in study.plan.costs.values()}
+    idle = set(planning) - set(counted.values())
     found += [Problem("plan.costs", f"nothing counts at {label!r}: every plan would be as good") for label in sorted(idle)]
     return found
 

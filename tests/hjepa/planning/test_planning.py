@@ -1,0 +1,212 @@
+"""The `plan` of a study: what is wrong with it is said; its policies act; what came of it is shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from hjepa import cli, planning, registry, runs
+from hjepa.compose import make_sources, streams_of
+from hjepa.errors import Mistake
+from hjepa.planning import Setting, shown
+from hjepa.stack import Stack
+from hjepa.study import Study, parse
+
+ENCODER = {"name": "conv", "width": 3, "base": 2, "stages": 4}
+LEVEL: dict[str, Any] = {"name": "forecast", "predictor": {"name": "mlp", "hidden": 4}, "energy": "l2"}
+PLANNER = {"name": "icem", "samples": 4, "elites": 2, "iterations": 2}
+STUDY: dict[str, Any] = {
+    "data": {"walks": {"name": "trajectories", "of": "two_rooms", "frames": 7, "batch": 2}},
+    "levels": {
+        "state": {**LEVEL, "encoder": ENCODER},
+        "room": {**LEVEL, "encoder": {"name": "latent_mlp", "width": 2, "hidden": 4}, "stride": 2},
+    },
+    "train": {"steps": 1, "track": False},
+    "evaluate": {"samples": 2},
+    "plan": {
+        "environment": "two_rooms",
+        "tasks": {"seed": 1, "count": 3},
+        "horizon": {"state": 3},
+        "oracle": {1: 4},
+        "planner": PLANNER,
+        "costs": {
+            "goal": {"name": "distance", "level": "state", "weight": 2},
+            "true": {"name": "distance", "level": "world", "saturation": 16},
+        },
+        "replan": 2,
+        "steps": 4,
+    },
+}
+
+
+def made(**changes: Any) -> Study:
+    raw = deepcopy(STUDY)
+    raw["plan"] |= changes
+    study = parse(raw, registry.load())
+    study.problems += planning.problems(study)
+    return study
+
+
+def setting(**changes: Any) -> Setting:
+    study = made(**changes)
+    study.complain()
+    stack = Stack(study, streams_of(make_sources(study))).eval().requires_grad_(False)
+    return Setting(study, stack, torch.device("cpu"))
+
+
+def test_read_again_what_is_resolved_is_the_same() -> None:
+    written = made().resolved()
+    again = parse(written, registry.load())
+    assert not again.problems
+    assert again.resolved() == written
+    assert written["plan"]["costs"]["goal"] | {"level": "state", "weight": 2.0} == written["plan"]["costs"]["goal"]
+    assert written["plan"]["tasks"] == {"seed": 1, "count": 3, "nearest": 0.0, "furthest": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"horizon": {"stat": 3}}, "plan.horizon.stat", "did you mean 'state'?"),
+        ({"horizon": {}, "oracle": {}}, "plan", "nothing plans"),
+        ({"costs": {"goal": {"name": "distance", "level": "rome"}}}, "plan.costs.goal.level", "(there are: state, world)"),
+        ({"costs": {"goal": {"name": "distance", "level": "world"}}}, "plan.costs", "nothing counts at 'state'"),
+        ({"costs": {"goal": {"name": "distanse", "level": "world"}}}, "plan.costs.goal.name", "did you mean 'distance'"),
+        ({"costs": {"goal": {"name": "distance"}}}, "plan.costs.goal.level", "required"),
+        ({"environment": "rooms"}, "plan.environment.name", "two_rooms"),
+        ({"planner": {"name": "cem", "sample": 3}}, "plan.planner.sample", "did you mean 'samples'"),
+        ({"planer": "cem"}, "plan.planer", "did you mean 'planner'"),
+        ({"tasks": {"cuont": 3}}, "plan.tasks", ""),
+        ({"replan": 0}, "plan.replan", "greater than or equal to 1"),
+        ({"oracle": {0: 3}}, "plan.oracle", "greater than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(changes: dict[str, Any], path: str, said: str) -> None:
+    assert any(problem.path.startswith(path) and said in problem.message for problem in made(**changes).problems)
+
+
+def test_a_plan_is_a_mapping() -> None:
+    study = parse(STUDY | {"plan": "cem"}, registry.load())
+    assert [problem.path for problem in study.problems] == ["plan"]
+
+
+def test_every_policy_does_all_tasks_and_the_same_ones_again() -> None:
+    found = setting()
+    assert list(found.policies()) == ["random", "straight", "oracle", "planned"]
+    for name in found.policies():
+        first, again = found.act(name), setting().act(name)
+        assert first.record.reached.shape == (3, 4)
+        assert torch.equal(first.record.position, again.record.position)
+    assert first.scores["evaluations"] > 0
+    assert first.scores["gigaflop"] > 0
+
+
+def test_what_a_task_comes_to_does_not_depend_on_those_beside_it(tmp_path: Path) -> None:
+    whole = setting()
+    columns = ",".join(whole.world.columns)
+    file = tmp_path / "tasks.csv"
+    file.write_text(f"{columns}\n" + "\n".join(",".join(str(float(n)) for n in row) for row in whole.tasks[:1]) + "\n")
+    alone = setting(tasks=str(file))
+    assert torch.equal(alone.tasks, whole.tasks[:1])
+    for name in ("straight", "oracle"):
+        assert torch.equal(alone.act(name).record.position, whole.act(name).record.position[:1])
+
+
+def test_more_steps_predicted_are_more_work() -> None:
+    few, many = (setting(horizon={"state": horizon}).act("planned").scores for horizon in (2, 4))
+    assert few["evaluations"] < many["evaluations"]
+    assert few["gigaflop"] < many["gigaflop"]
+
+
+def test_levels_plan_from_the_top_down_and_see_as_many_frames_as_one_step_of_the_highest_needs() -> None:
+    costs = {label: {"name": "distance", "level": label} for label in ("state", "room")}
+    found = setting(horizon={"state": 4, "room": 2}, oracle={}, costs=costs, planner={"name": "hierarchical", "inner": PLANNER})
+    assert found.memory == 2
+    assert list(found.policies()) == ["random", "straight", "planned"]
+    policy = found.policies()["planned"]()
+    observed = planning.episodes.standing(found.world.reset(found.tasks), 2, 2)
+    assert policy(observed, 4).shape == (3, 2, 2)
+    assert set(policy.tally) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "the file has a,b"),
+        ("start_x,start_y,goal_x,goal_y,wall,door\n", "a task of this world is start_x"),
+        ("start_x,start_y,goal_x,goal_y,wall,door\n1,2,3,4,5\n", "a task of this world"),
+        ("start_x,start_y,goal_x,goal_y,wall,door\n1,2,3,4,5,six\n", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_of_tasks_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
+    file = tmp_path / "tasks.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(Mistake, match=said):
+        setting(tasks=str(file))
+
+
+def test_a_study_without_a_plan_cannot_act() -> None:
+    study = parse({key: value for key, value in STUDY.items() if key != "plan"}, registry.load())
+    with pytest.raises(Mistake, match="has no `plan`"):
+        Setting(study, None, torch.device("cpu"))
+
+
+def test_the_table_names_every_policy_and_what_it_reached() -> None:
+    found = setting(oracle={})
+    acted = {name: found.act(name) for name in found.policies()}
+    console = Console(file=(out := io.StringIO()), width=150)
+    shown.table(acted, console)
+    assert all(name in out.getvalue() for name in acted)
+    assert "candidate that leads to the goal" in out.getvalue()
+    assert shown.line("random", acted["random"]) == "random: 0 % of the goals"
+
+
+def test_a_run_is_planned_with_and_pictures_and_all_tasks_are_kept(tmp_path: Path) -> None:
+    study = made()
+    (tmp_path / "study.yaml").write_text("")
+    run = runs.create(study, tmp_path / "run", registry.load())
+    found = setting()
+    found.run = run
+    acted = {name: found.act(name) for name in ("straight", "planned")}
+    files = shown.write(found, acted)
+    kept = json.loads((run.path / "plan.json").read_text())
+    assert kept["metrics"]["plan/success"] == acted["planned"].scores["success"]
+    assert kept["steps_to_goal"]["straight"] == acted["straight"].record.first.tolist()
+    assert len(kept["tasks"]) == 3
+    picture, film = (Image.open(file) for file in files)
+    assert picture.size[0] > 300
+    assert film.n_frames == 5
+
+
+def test_a_study_whose_levels_have_learned_nothing_is_refused(tmp_path: Path) -> None:
+    import yaml
+
+    file = tmp_path / "planned.yaml"
+    file.write_text(yaml.safe_dump(STUDY))
+    with pytest.raises(Mistake, match="train it, and plan with the run"):
+        planning.of_run(str(file), [], registry.load(), print)
+    with pytest.raises(Mistake, match="no run at 'nowhere'"):
+        planning.of_run("nowhere", [], registry.load(), print)
+
+
+def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    file = tmp_path / "world.yaml"
+    costs = {"true": {"name": "distance", "level": "world"}}
+    file.write_text(yaml.safe_dump({"plan": STUDY["plan"] | {"horizon": {}, "costs": costs}}))
+    with pytest.raises(SystemExit) as ended:
+        cli.app(["plan", str(file), "plan.tasks.count=2", "--json"])
+    assert not ended.value.code
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["metrics"].keys() >= {"plan/oracle_success", "plan/straight_success"}
+    assert "oracle" in said.err
