@@ -33,6 +33,7 @@ class Acted:
 
     record: Record
     scores: dict[str, float]
+    policy: Policy
 
 
 class Setting:
@@ -71,7 +72,7 @@ class Setting:
             found["oracle"] = lambda: self._planned(self._truth, min(self.keys.oracle))
         if self.keys.horizon and self.stack is not None:
             clock = self.stack.composer.spec(next(iter(self.keys.horizon)), self._source()).clock
-            found["planned"] = lambda: self._planned(self._posed, clock)
+            found["planned"] = lambda: self._planned(self.posed, clock)
         return found
 
     def act(self, name: str) -> Acted:
@@ -82,7 +83,7 @@ class Setting:
         scores = episodes.scores(record)
         if isinstance(policy, Planned):
             scores |= episodes.cost_of(policy, len(self.tasks))
-        return Acted(record, scores)
+        return Acted(record, scores, policy)
 
     def _planned(self, pose: Callable[[Batch, int], PlanningProblem], clock: int) -> Planned:
         planner: Planner = self._made(self.plan.planner)
@@ -112,7 +113,7 @@ class Setting:
         assert above is not None
         return above
 
-    def _posed(self, observed: Batch, left: int) -> PlanningProblem:
+    def posed(self, observed: Batch, left: int) -> control.Problem:
         """Where the tasks stand, as the levels see it."""
         stack, source = self.stack, self._source()
         assert stack is not None

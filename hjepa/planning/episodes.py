@@ -137,6 +137,8 @@ class Planned:
     seconds: float = 0.0
     asked: int = 0
     warm: Plan | None = None
+    waypoints: list[dict[int, States]] = field(default_factory=list)
+    """For each decision, where each level but the highest was sent: states of the level above it."""
     found: Tensor | None = None
     """(B,) bool: whether any candidate of the first decision would have reached the goal."""
 
@@ -144,9 +146,11 @@ class Planned:
         posed = self.pose(observed, left)
         self.work = self.work or _works(posed)
         looked = self._look if self.asked == 0 and hasattr(self.world, "reaches") else None
+        watched = Watched(posed, self.tally, looked)
         begun = time.perf_counter()
-        plan = self.planner.plan(Watched(posed, self.tally, looked), self.warm, self.key.fold(self.asked))
+        plan = self.planner.plan(watched, self.warm, self.key.fold(self.asked))
         self.seconds += time.perf_counter() - begun
+        self.waypoints.append(watched.waypoints)
         self.asked += 1
         self.warm = Plan(plan.actions[:, self.every // self.clock :], plan.cost)
         return self._unfolded(plan.actions)
@@ -187,6 +191,8 @@ class Watched:
     witness: Callable[[Tensor], None] | None = None
     """Is shown all candidates (B, S, K, A)."""
     level: int = 0
+    waypoints: dict[int, States] = field(default_factory=dict)
+    """Where each level but the highest was sent last."""
 
     @property
     def batch(self) -> int:
@@ -202,7 +208,7 @@ class Watched:
 
     @property
     def above(self) -> Watched | None:
-        return None if self.inner.above is None else Watched(self.inner.above, self.tally, None, self.level + 1)
+        return None if self.inner.above is None else replace(self, inner=self.inner.above, witness=None, level=self.level + 1)
 
     def begin(self) -> Any:
         return self.inner.begin()
@@ -221,6 +227,7 @@ class Watched:
         return self.inner.cost(trajectory)
 
     def towards(self, waypoint: States) -> Watched:
+        self.waypoints[self.level] = waypoint
         return replace(self, inner=self.inner.towards(waypoint))
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from hjepa.contracts import States
+from hjepa.planning import maps
+from hjepa.planning.maps import Map
 from hjepa.report import bare
 
 if TYPE_CHECKING:
@@ -16,8 +22,13 @@ if TYPE_CHECKING:
 
     from hjepa.planning import Acted, Setting
 
-DRAWN = 8
+DRAWN = 6
 """Tasks of which there is a picture."""
+
+MOMENTS = 5
+"""Of each of them."""
+
+WAY, GOAL, SENT = "#2a6f97", "#d1495b", "#e09f3e"
 
 FILMED = 4
 """Tasks of which there is a film."""
@@ -74,36 +85,81 @@ def write(setting: Setting, acted: Mapping[str, Acted]) -> list[Path]:
 
 
 def _paths(setting: Setting, one: Acted, path: Path) -> Path:
-    """What a few tasks led through, on what was seen at their start."""
+    """A few tasks: the way and where upper levels sent it, what every place costs as the lowest level sees it, and moments."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count = min(DRAWN, len(setting.tasks))
-    figure = Figure(figsize=(3 * min(4, count), 3.2 * math.ceil(count / 4)), dpi=110, layout="constrained", facecolor="white")
+    count, goals = min(DRAWN, len(setting.tasks)), setting.world.goal()
+    mapped = [maps.of_task(setting, number, _sides(one)) for number in range(count)]
+    columns = 1 + any(found is not None for found in mapped) + MOMENTS
+    figure = Figure(figsize=(1.7 * columns, 1.95 * count), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    for place in range(count):
-        _path(figure.add_subplot(math.ceil(count / 4), min(4, count), place + 1), setting, one, place)
+    axes = figure.subplots(count, columns, squeeze=False)
+    for number, (row, found) in enumerate(zip(axes, mapped, strict=True)):
+        goal = goals["position"][number, 0].cpu() if "position" in goals else None
+        _way(row[0], one, number, goal, found)
+        if found is not None:
+            _costs(row[1], found, goal, _sides(one))
+        for panel, step in zip(row[columns - MOMENTS :], _moments(one, number), strict=True):
+            _moment(panel, one, number, step)
     figure.savefig(path)
     return path
 
 
-def _path(axes: Axes, setting: Setting, one: Acted, place: int) -> None:
-    picture = one.record.frames[0]["frames"][place, 0]
-    axes.imshow(picture.amax(0).cpu(), cmap="Greys", vmin=0, vmax=1.6)
+def _sides(one: Acted) -> tuple[int, int]:
+    """Height and width of what is seen, in pixels."""
+    height, width = one.record.frames[0]["frames"].shape[-2:]
+    return height, width
+
+
+def _until(one: Acted, number: int) -> int:
+    """After how many steps a task ended, reached or not."""
+    return min(int(one.record.first[number]), one.record.reached.shape[1])
+
+
+def _moments(one: Acted, number: int) -> list[int]:
+    return [round(share * _until(one, number) / (MOMENTS - 1)) for share in range(MOMENTS)]
+
+
+def _moment(axes: Axes, one: Acted, number: int, step: int) -> None:
+    axes.imshow(one.record.frames[step]["frames"][number, 0].amax(0).cpu(), cmap="Greys", vmin=0, vmax=1.6)
+    axes.set_title(f"step {step}", fontsize=8)
     axes.set_axis_off()
-    first, steps = int(one.record.first[place]), one.record.reached.shape[1]
-    axes.set_title(f"reached after {first} steps" if first <= steps else "not reached", fontsize=9)
-    if one.record.position is None:
+
+
+def _way(axes: Axes, one: Acted, number: int, goal: Tensor | None, found: Map | None) -> None:
+    _moment(axes, one, number, 0)
+    first, steps = int(one.record.first[number]), one.record.reached.shape[1]
+    axes.set_title(f"reached after {first}" if first <= steps else "not reached", fontsize=8)
+    if one.record.position is None or goal is None:
         return
-    way = one.record.position[place, : first + 1].cpu()
-    axes.plot(way[:, 0], way[:, 1], color="#2a6f97", linewidth=1.5)
-    axes.plot(*way[0], "o", color="#2a6f97", markersize=5)
-    axes.plot(*setting.world.goal()["position"][place, 0].cpu(), "*", color="#d1495b", markersize=10)
+    way = one.record.position[number, : _until(one, number) + 1].cpu()
+    axes.plot(way[:, 0], way[:, 1], color=WAY, linewidth=1.2)
+    axes.plot(*way[0], "o", color=WAY, markersize=4)
+    axes.plot(*goal, "*", color=GOAL, markersize=8)
+    for waypoint in _sent(one, number) if found is not None else ():
+        axes.plot(*found.place_of(1, waypoint).cpu(), ".", color=SENT, markersize=4)  # type: ignore[union-attr]
+
+
+def _sent(one: Acted, number: int) -> Iterator[States]:
+    """Where the lowest level was sent, decision by decision."""
+    for waypoints in getattr(one.policy, "waypoints", ()):
+        if 0 in waypoints:
+            yield waypoints[0].rows(torch.tensor([number]))
+
+
+def _costs(axes: Axes, found: Map, goal: Tensor | None, sides: tuple[int, int]) -> None:
+    axes.imshow(
+        found.cost.view(maps.FINE, maps.FINE).cpu(), extent=(-0.5, sides[1] - 0.5, sides[0] - 0.5, -0.5), cmap="viridis"
+    )
+    axes.set_title("cost of each place", fontsize=8)
+    axes.set_axis_off()
+    if goal is not None:
+        axes.plot(*goal, "*", color=GOAL, markersize=8)
 
 
 def _film(one: Acted, path: Path) -> Path:
     """A few tasks side by side, step by step."""
-    import torch
     from PIL import Image
 
     frames = torch.cat([seen["frames"][:FILMED] for seen in one.record.frames], dim=1).amax(2)  # (tasks, T, H, W)
