@@ -14,4 +14,5 @@ if TYPE_CHECKING:
 def register(components: Components) -> None:
     components.add("level", "forecast", "hjepa_forecast.forecast:Forecast")
     components.add("predictor", "causal", "hjepa_forecast.causal:Causal")
+    components.add("predictor", "gru", "hjepa_forecast.gru:GRU")
     components.add("predictor", "mlp", "hjepa_forecast.mlp:StepMLP")
