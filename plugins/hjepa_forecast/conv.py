@@ -8,23 +8,12 @@ the channels of every layer (FiLM, Perez et al. 2018, arXiv:1709.07871).
 
 from __future__ import annotations
 
-from typing import TypedDict
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hjepa.contracts import Count, Spec, States
 from hjepa.nn import linear
-
-
-class Carry(TypedDict):
-    """What has been seen, as far as it matters."""
-
-    last: Tensor
-    """(B, N, D)."""
-    condition: Tensor
-    """(B, 1, C): the newest one, which holds until another is given."""
+from hjepa_forecast.markov import Carry, Leads, started, stepped, taught
 
 
 class StepConv(nn.Module):
@@ -52,8 +41,8 @@ class StepConv(nn.Module):
         if kernel % 2 == 0:
             raise ValueError(f"kernel is {kernel}: the place itself lies in the middle, so write an odd number")
         self.spec, self.residual, self.norm = spec, residual, norm
-        self.leads = {"action": spec.actions, "condition": spec.condition, "z": spec.latent}
-        wide = sum(self.leads.values())
+        self.leads = Leads("conv", spec)
+        wide = self.leads.width
         self.enter = nn.Conv2d(spec.width, width, kernel, padding=kernel // 2)
         self.layers = nn.ModuleList(nn.Conv2d(width, width, kernel, padding=kernel // 2) for _ in range(depth))
         self.guide = nn.Sequential(linear(wide, width), nn.SiLU(), linear(width, 2 * width * depth)) if wide else None
@@ -65,29 +54,24 @@ class StepConv(nn.Module):
         condition (B, 1, C) or (B, T, C), z (B, T-1, Z) or none for zeros. What belongs to step t leads to step t + 1.
         ValueError where an action, a condition or z is missing, unknown here or of another width.
         """
-        if condition is not None and condition.shape[1] > 1:
-            condition = condition[:, :-1]
-        return self._next(_read(states)[:, :-1], states.actions, condition, z)
+        return taught(self._next, states, condition, z)
 
     def start(self, states: States, condition: Tensor | None = None) -> Carry:
         """The carry that has seen all of `states`."""
-        last = _read(states)[:, -1]
-        condition = last.new_zeros(len(last), 1, 0) if condition is None else condition
-        return {"last": last, "condition": condition[:, -1:]}
+        return started(states, condition)
 
     def step(
         self, carry: Carry, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
     ) -> tuple[Tensor, Carry]:
         """action (B, A), condition (B, 1, C) or none for the one before, z (B, Z) -> the next step (B, N, D) and its carry."""
-        condition = carry["condition"] if condition is None else condition
-        action, z = (None if lead is None else lead[:, None] for lead in (action, z))
-        predicted = self._next(carry["last"][:, None], action, condition, z)[:, 0]
-        return predicted, {"last": predicted, "condition": condition}
+        return stepped(self._next, carry, action, condition, z)
 
     def _next(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
         """What comes after each step of tokens (B, T, N, D); what leads there is (B, T, ...) or (B, 1, ...)."""
         flat = tokens.flatten(0, 1)
-        x = self.enter(flat.view(-1, *self.spec.grid, self.spec.width).permute(0, 3, 1, 2))  # channels last, as tokens are: nothing is copied
+        x = self.enter(
+            flat.view(-1, *self.spec.grid, self.spec.width).permute(0, 3, 1, 2)
+        )  # channels last, as tokens are: nothing is copied
         for layer, (scale, shift) in zip(self.layers, self._guides(tokens, action, condition, z), strict=True):
             x = x + layer(functional.gelu(x * (1 + scale) + shift))
         out: Tensor = self.out(functional.gelu(x).permute(0, 2, 3, 1).flatten(1, 2))
@@ -99,21 +83,9 @@ class StepConv(nn.Module):
         self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None
     ) -> list[tuple[Tensor, Tensor]]:
         """For each layer a scale and a shift of its channels, (B*T, width, 1, 1)."""
-        batch, steps = tokens.shape[:2]
-        z = tokens.new_zeros(batch, 1, self.leads["z"]) if z is None else z
-        leads = []
-        for (what, wide), lead in zip(self.leads.items(), (action, condition, z), strict=True):
-            got = 0 if lead is None else lead.shape[-1]
-            if got != wide:
-                raise ValueError(f"conv is made for {what} of width {wide}, and is given width {got}")
-            if lead is not None:
-                leads.append(lead.to(tokens.dtype).expand(batch, steps, -1))
+        leads = self.leads(tokens, action, condition, z)
         if self.guide is None:
             nothing = tokens.new_zeros(1, 1, 1, 1)
             return [(nothing, nothing)] * len(self.layers)
-        made = self.guide(torch.cat(leads, dim=-1).flatten(0, 1))[:, :, None, None].chunk(2 * len(self.layers), dim=1)
+        made = self.guide(leads.flatten(0, 2))[:, :, None, None].chunk(2 * len(self.layers), dim=1)
         return list(zip(made[::2], made[1::2], strict=True))
-
-
-def _read(states: States) -> Tensor:
-    return states.tokens if states.valid is None else states.tokens.masked_fill(~states.valid[..., None], 0)
