@@ -18,6 +18,7 @@ def register(components: Components) -> None:
     components.add("environment", "four_rooms", "hjepa_control.four_rooms:FourRooms")
     components.add("environment", "gymnasium", "hjepa_control.gymnasium_world:GymnasiumWorld")
     components.add("dataset", "trajectories", "hjepa_control.trajectories:Trajectories")
+    components.add("dataset", "recorded", "hjepa_control.recorded:Recorded")
     for name in ("cem", "icem", "mppi", "gradient", "beam", "random", "hierarchical"):
         components.add("planner", name, f"hjepa_control.{name}:{name.title()}")
     components.add("cost", "distance", "hjepa_control.distance:Distance")

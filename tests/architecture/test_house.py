@@ -35,6 +35,7 @@ LATE = {
     "cv2",
     "mujoco",
     "gymnasium",
+    "h5py",
     "torchdata",
 }
 """Libraries that are imported where they are used: they cost seconds, or are not there."""
