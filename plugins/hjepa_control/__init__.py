@@ -16,7 +16,9 @@ def register(components: Components) -> None:
     components.add("environment", "two_rooms", "hjepa_control.two_rooms:TwoRooms")
     components.add("environment", "serial_rooms", "hjepa_control.serial_rooms:SerialRooms")
     components.add("environment", "four_rooms", "hjepa_control.four_rooms:FourRooms")
+    components.add("environment", "gymnasium", "hjepa_control.gymnasium_world:GymnasiumWorld")
     components.add("dataset", "trajectories", "hjepa_control.trajectories:Trajectories")
+    components.add("dataset", "recorded", "hjepa_control.recorded:Recorded")
     for name in ("cem", "icem", "mppi", "gradient", "beam", "random", "hierarchical"):
         components.add("planner", name, f"hjepa_control.{name}:{name.title()}")
     components.add("cost", "distance", "hjepa_control.distance:Distance")

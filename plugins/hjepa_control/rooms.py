@@ -19,8 +19,12 @@ from torch import Tensor
 from hjepa.contracts import ActionSpace, Batch, CostTerm
 from hjepa.errors import Mistake
 from hjepa.randomness import Key, integers, normal, uniform
+from hjepa_control.distractors import Distractors
 from hjepa_control.truth import Truth
 from hjepa_control.walls import BORDER, Wall, covered, cut, layout, moved
+
+DIM = 0.5
+"""How bright a distractor is. In one picture it looks like the dot otherwise, and one picture must tell which of them obeys."""
 
 TRIED = 32
 """Places that are drawn for one that is free. More than half of them are, of any layout."""
@@ -63,13 +67,13 @@ class Rooms:
     """What all worlds of rooms have in common. A layout is a row of numbers, named by `numbers`; which walls they stand for, and how
     they are drawn, each such world says for itself. A task is a row of numbers too: start, goal, layout.
 
-    rebound: standard deviation of how far a wall throws back, in pixels.
+    rebound: standard deviation of how far a wall throws back, in pixels. distractors: how many dots wander about that obey nobody.
     """
 
     numbers: tuple[str, ...] = ()
 
-    def __init__(self, seed: int, rebound: float) -> None:
-        self.seed, self.rebound = seed, rebound
+    def __init__(self, seed: int, rebound: float, distractors: int = 0) -> None:
+        self.seed, self.rebound, self.distractors = seed, rebound, distractors
         most = torch.full((2,), FASTEST / 2**0.5)  # so that no action is too long, and what is planned is what is done
         self.actions = ActionSpace(-most, most)
 
@@ -108,21 +112,32 @@ class Rooms:
         return torch.cat((start.gather(1, which)[:, 0], goal.gather(1, which)[:, 0], numbers), dim=1)
 
     def reset(self, task: Tensor) -> Batch:
-        """What is seen where tasks (B, K) begin. What walls do to a task follows from its numbers, whatever stands beside it."""
-        self._place, self._goal, self._world, self._steps = task[:, :2], task[:, 2:4], self.world(task[:, 4:]), 0
+        """What is seen where tasks (B, K) begin. What walls and distractors do follows from a task's numbers, whatever stands beside it."""
+        self._task, self._place, self._goal, self._world = task, task[:, :2], task[:, 2:4], self.world(task[:, 4:])
+        self._steps = torch.zeros(len(task), dtype=torch.int64, device=task.device)
         bits = task.float().contiguous().view(torch.int32).long()
         self._key = Key.of(self.seed, "rebound", device=task.device).fold(*bits.unbind(dim=1))
-        return self._seen(self._place)
+        self._others = Distractors.begun(self._key, self.distractors)
+        return self._seen(self._place, self._others)
 
     def step(self, action: Tensor) -> tuple[Batch, Tensor]:
         """After an action (B, 2) of each: what is seen, and which goals (B,) are reached."""
-        self._place = self.moved(self._world, self._place, action, self._key.fold(self._steps))
+        key = self._key.fold(self._steps)
+        self._place, self._others = self.moved(self._world, self._place, action, key), self._others.moved(key)
         self._steps += 1
-        return self._seen(self._place), (self._place - self._goal).norm(dim=1) < NEAR
+        return self._seen(self._place, self._others), (self._place - self._goal).norm(dim=1) < NEAR
+
+    def restart(self, which: Tensor, task: Tensor) -> Batch:
+        """Those of `which` (B,) bool begin a task anew, their rows of (B, K); the others stand where they stood. What is seen by all."""
+        place, steps, others = self._place, self._steps, self._others
+        self.reset(torch.where(which[:, None], task, self._task))
+        self._place = torch.where(which[:, None], self._place, place)
+        self._steps, self._others = torch.where(which, self._steps, steps), self._others.where(which, others)
+        return self._seen(self._place, self._others)
 
     def goal(self) -> Batch:
-        """What would be seen at the goals."""
-        return self._seen(self._goal)
+        """What would be seen at the goals, at another time: distractors are somewhere else then."""
+        return self._seen(self._goal, Distractors.begun(self._key.fold("goal"), self.distractors))
 
     def truth(self, horizon: int, costs: Sequence[tuple[CostTerm, float]], stride: int = 1, above: Any = None) -> Truth:
         """The tasks as they stand now, with the world itself as the model: what a planner could do at best."""
@@ -138,9 +153,9 @@ class Rooms:
         away = (places.view(*actions.shape[:3], 2) - self._goal[:, None, None]).norm(dim=-1)
         return (away < NEAR).flatten(1).any(1)
 
-    def _seen(self, place: Tensor) -> Batch:
-        """One step: the picture, and where the dot is."""
-        return {"frames": pictured(self.shown(self._world, place[:, None])), "position": place[:, None]}
+    def _seen(self, place: Tensor, others: Distractors) -> Batch:
+        """One step: the picture, and where the dots are."""
+        return self.seen(self._world, place[:, None], others.places[:, None])
 
     # --- the dynamics ---
 
@@ -183,12 +198,19 @@ class Rooms:
 
     # --- what is seen ---
 
-    def shown(self, world: World, places: Tensor) -> Tensor:
-        """Places (B, T, 2) -> pictures (B, T, 2, S, S) uint8: the dot, and the walls."""
+    def seen(self, world: World, places: Tensor, others: Tensor) -> Batch:
+        """The dot at places (B, T, 2), distractors at `others` (B, T, N, 2): pictures, and where the dots are."""
+        said = {"distractors": others.flatten(2)} if self.distractors else {}
+        return {"frames": pictured(self.shown(world, places, others)), "position": places} | said
+
+    def shown(self, world: World, places: Tensor, others: Tensor) -> Tensor:
+        """Pictures (B, T, 2, S, S) uint8: all dots, and the walls. Where dots lie on one another, the brightest is seen."""
         pictures = torch.zeros(*places.shape[:2], 2, SIZE, SIZE, dtype=torch.uint8, device=places.device)
         pictures[:, :, 1] = self._walls(world)[:, None]
-        flat, (place, bright) = pictures.view(-1, 2 * SIZE * SIZE), _dots(places.flatten(0, 1))
-        flat.scatter_(1, place, bright)
+        flat = pictures.view(-1, 2 * SIZE * SIZE)
+        for dots, full in ((places, 1.0), *((dots, DIM) for dots in others.unbind(dim=2))):
+            pixels, bright = _dots(dots.flatten(0, 1), full)
+            flat.scatter_(1, pixels, torch.maximum(bright, flat.gather(1, pixels)))
         return pictures
 
     def _walls(self, world: World) -> Tensor:
@@ -222,11 +244,11 @@ def between(key: Key, names: Sequence[str], ranges: Sequence[tuple[int, int]]) -
     return torch.stack(drawn, dim=1).float()
 
 
-def _dots(places: Tensor) -> tuple[Tensor, Tensor]:
+def _dots(places: Tensor, full: float) -> tuple[Tensor, Tensor]:
     """Of places (R, 2): which pixels (R, N) of a picture a dot makes bright, and how bright: all where it is not black."""
     around = torch.arange(-REACH, REACH + 1, device=places.device)
     nearest = places.round()
     bright = [torch.exp(-((around - off[:, None]) ** 2) / (2 * DOT**2)) for off in (places - nearest).unbind(1)]
     column, row = (at.long()[:, None] + around for at in nearest.unbind(1))
     pixels = row[:, :, None] * SIZE + column[:, None, :]
-    return pixels.flatten(1), (255 * bright[1][:, :, None] * bright[0][:, None, :]).round().to(torch.uint8).flatten(1)
+    return pixels.flatten(1), (255 * full * bright[1][:, :, None] * bright[0][:, None, :]).round().to(torch.uint8).flatten(1)

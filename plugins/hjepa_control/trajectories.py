@@ -15,7 +15,8 @@ from torch import Tensor
 from hjepa.contracts import Batch, Build, Count, Environment, Fraction, NonNegative, Spec
 from hjepa.nn.splits import known
 from hjepa.randomness import Key, uniform
-from hjepa_control.rooms import OPENING, SIZE, Rooms, World, pictured
+from hjepa_control.distractors import walked
+from hjepa_control.rooms import OPENING, SIZE, Rooms, World
 from hjepa_control.wander import steps
 
 AWAY = 3.0, 10.0
@@ -37,6 +38,7 @@ class Trajectories:
         frames (B,T,2,65,65): the dot, and the walls; in [0,1].
         actions (B,T-1,2): (x, y) in pixels, what was done; a wall may have been in the way.
         position (B,T,2): (x, y) of the dot, in pixels.
+        distractors (B,T,2N): (x, y) of each of N distractors, where the world has some.
         layout (B,L): the numbers of the layout.
 
     A walk is a pure function of the seed, the split and its id.
@@ -77,8 +79,8 @@ class Trajectories:
         layout = self.rooms.drawn(key)
         world = self.rooms.world(layout)
         position, actions = self.walked(world, key)
-        frames = pictured(self.rooms.shown(world, position))
-        return {"frames": frames, "actions": actions, "position": position, "layout": layout}
+        others = walked(key, self.rooms.distractors, self.frames)
+        return self.rooms.seen(world, position, others) | {"actions": actions, "layout": layout}
 
     def walked(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
         """Positions (B,T,2), and the actions (B,T-1,2) between them."""

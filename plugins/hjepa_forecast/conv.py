@@ -69,9 +69,8 @@ class StepConv(nn.Module):
     def _next(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
         """What comes after each step of tokens (B, T, N, D); what leads there is (B, T, ...) or (B, 1, ...)."""
         flat = tokens.flatten(0, 1)
-        x = self.enter(
-            flat.view(-1, *self.spec.grid, self.spec.width).permute(0, 3, 1, 2)
-        )  # channels last, as tokens are: nothing is copied
+        maps = flat.view(-1, *self.spec.grid, self.spec.width).permute(0, 3, 1, 2)  # channels last, as tokens are: no copy
+        x = self.enter(maps)
         for layer, (scale, shift) in zip(self.layers, self._guides(tokens, action, condition, z), strict=True):
             x = x + layer(functional.gelu(x * (1 + scale) + shift))
         out: Tensor = self.out(functional.gelu(x).permute(0, 2, 3, 1).flatten(1, 2))

@@ -12,14 +12,19 @@ from torch import Tensor
 
 from hjepa.errors import Mistake
 from hjepa.randomness import Key
+from hjepa_control.distractors import walked
 from hjepa_control.four_rooms import FourRooms
 from hjepa_control.rooms import DOT, FASTEST, MARGIN, NEAR, OPENING, Rooms
 from hjepa_control.serial_rooms import SerialRooms
 from hjepa_control.two_rooms import TwoRooms
 from hjepa_control.walls import covered
 
-WORLDS = [TwoRooms(0), SerialRooms(0), SerialRooms(0, rooms=4), FourRooms(0), FourRooms(0, closed=1.0, rebound=2.0)]
-worlds = pytest.mark.parametrize("rooms", WORLDS, ids=lambda rooms: type(rooms).__name__ + str(len(rooms.numbers)))
+WORLDS = [
+    *(TwoRooms(0), SerialRooms(0), SerialRooms(0, rooms=4)),
+    *(FourRooms(0), FourRooms(0, closed=1.0, rebound=2.0), FourRooms(0, distractors=3)),
+]
+NAMES = [f"{type(rooms).__name__} {len(rooms.numbers)} {rooms.rebound} {rooms.distractors}" for rooms in WORLDS]
+worlds = pytest.mark.parametrize("rooms", WORLDS, ids=NAMES)
 quick = settings(max_examples=8, deadline=None)
 
 
@@ -72,19 +77,28 @@ def test_the_brightest_pixel_is_the_nearest_and_the_rest_is_as_defined(rooms: Ro
     key = keyed(2)
     world = rooms.world(rooms.drawn(key))
     places = torch.stack([rooms.free(world, key, name) for name in ("a", "b")], dim=1)
-    shown = rooms.shown(world, places)
+    others = walked(key, rooms.distractors, 2)
+    shown = rooms.shown(world, places, others)
     assert shown.shape == (64, 2, 2, 65, 65) and shown.dtype == torch.uint8
     column, row = places.round().long().unbind(-1)
     pixels = shown[:, :, 0].flatten(2)
     assert torch.equal(pixels.gather(2, (row * 65 + column)[..., None])[..., 0], pixels.amax(-1))
     at = torch.stack(torch.meshgrid(torch.arange(65.0), torch.arange(65.0), indexing="xy"), -1)
-    squared = (at - places[:, :, None, None]).square().sum(-1)
-    assert torch.equal(shown[:, :, 0], (255 * torch.exp(-squared / (2 * DOT**2))).round().to(torch.uint8))
+    expected = drawn(at, places, 1.0)
+    for other in others.unbind(2):
+        expected = torch.maximum(expected, drawn(at, other, 0.5))
+    assert torch.equal(shown[:, :, 0], expected)
     solid = covered(world.boxes, at.view(1, -1, 2)).view(64, 65, 65)
     solid[:, :4], solid[:, 61:], solid[:, :, :4], solid[:, :, 61:] = False, False, False, False
     assert torch.equal(shown[:, 0, 1], solid * torch.tensor(255, dtype=torch.uint8)) and torch.equal(
         shown[:, 0, 1], shown[:, 1, 1]
     )
+
+
+def drawn(at: Tensor, places: Tensor, full: float) -> Tensor:
+    """A dot at places (B, T, 2) as defined, pixel by pixel."""
+    squared = (at - places[:, :, None, None]).square().sum(-1)
+    return (255 * full * torch.exp(-squared / (2 * DOT**2))).round().to(torch.uint8)
 
 
 @worlds
@@ -119,6 +133,24 @@ def played(rooms: Rooms, tasks: Tensor, which: slice = slice(None)) -> tuple[Ten
         seen, reached = rooms.step(pushed(5, step)[which])
         ever |= reached
     return seen["position"][:, 0], ever, seen["frames"]
+
+
+@worlds
+def test_who_begins_anew_does_as_if_alone_and_the_others_go_on(rooms: Rooms) -> None:
+    tasks, which = rooms.tasks(keyed(7, 6)), torch.tensor([True, False, False, True, False, False])
+    seen = [rooms.reset(tasks)]
+    seen += [rooms.step(pushed(7, step, 6))[0] for step in range(8)]
+    rooms.reset(tasks)
+    for step in range(4):
+        rooms.step(pushed(7, step, 6))
+    again = rooms.restart(which, tasks)
+    for later in range(4):
+        for name, value in again.items():
+            assert torch.equal(value[~which], seen[4 + later][name][~which]), (later, name)
+            assert later or torch.equal(value[which], seen[0][name][which]), name
+        actions = torch.where(which[:, None], pushed(7, later, 6), pushed(7, 4 + later, 6))
+        again = rooms.step(actions)[0]
+    assert all(torch.equal(value[which], seen[4][name][which]) for name, value in again.items())
 
 
 def test_the_layouts_of_two_rooms_have_the_ranges_that_are_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from hjepa_control.walls import covered
 CPU = torch.device("cpu")
 
 
-def made(kind: type = TwoRooms, seed: int = 0, **options: Any) -> Trajectories:
+def made(kind: Any = TwoRooms, seed: int = 0, **options: Any) -> Trajectories:
     def build(of: int) -> Any:
         return kind(of)
 
@@ -71,6 +72,18 @@ def test_walks_are_their_ids_own() -> None:
     assert len(data) == 1_000_000 and len(data.split("test")) == 1000
     with pytest.raises(Mistake, match="no split 'tset'"):
         data.split("tset")
+
+
+def test_distractors_change_the_pictures_alone() -> None:
+    plain, busy = (made(partial(FourRooms, distractors=count)).batch(torch.arange(50), CPU) for count in (0, 2))
+    for name in ("position", "actions", "layout"):
+        assert torch.equal(plain[name], busy[name])
+    assert "distractors" not in plain and busy["distractors"].shape == (50, 17, 4)
+    assert torch.equal(plain["frames"][:, :, 1], busy["frames"][:, :, 1])
+    assert (busy["frames"][:, :, 0] >= plain["frames"][:, :, 0]).all()
+    column, row = busy["distractors"].unflatten(2, (2, 2)).round().long().unbind(-1)
+    bright = busy["frames"][:, :, 0].flatten(2).gather(2, row * 65 + column)
+    assert (bright > 0.4).all() and (bright < 0.51).float().mean() > 0.9
 
 
 def test_other_worlds_are_refused() -> None:
