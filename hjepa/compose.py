@@ -143,9 +143,9 @@ def _seen(spec: Spec) -> str:
     """What a spec says of one step, in words."""
     shown = [f"tokens {list(spec.grid)} of width {spec.width}"] * bool(spec.width)
     shown += [f"maps {', '.join(str(size) for size in spec.maps)}"] * bool(spec.maps)
-    shown += [f"actions of width {spec.actions}"] * bool(spec.actions) + [f"a condition of width {spec.condition}"] * bool(
-        spec.condition
-    )
+    side_by_side = f", {spec.joined} side by side" if spec.joined > 1 else ""
+    shown += [f"actions of width {spec.actions}{side_by_side}"] * bool(spec.actions)
+    shown += [f"a condition of width {spec.condition}"] * bool(spec.condition)
     return " and ".join([*shown, *(_seen(part) for part in spec.parts)]) or "nothing"
 
 

@@ -45,6 +45,8 @@ class Spec:
     """For each of the T steps, the base tick of the last input that it has seen."""
     actions: int = 0
     """A: how wide an action between two steps is; 0 without actions."""
+    joined: int = 1
+    """How many actions of what is read in windows lie side by side in one action here."""
     condition: int = 0
     """How wide the condition is; 0 without one."""
     latent: int = 0
@@ -80,7 +82,7 @@ class Spec:
 
     def giving(self, width: int, grid: tuple[int, ...] = (), maps: tuple[tuple[int, int, int], ...] = ()) -> Spec:
         """The spec of states computed from these, step by step: same ticks, actions and condition."""
-        return replace(self, width=width, grid=grid, maps=maps, vocabulary=0, window=1, parts=())
+        return replace(self, width=width, grid=grid, maps=maps, vocabulary=0, joined=1, window=1, parts=())
 
     def encoded(self, by: Spec) -> Spec:
         """The spec of what the encoder of spec `by` makes of these. Levels may share it: ticks and actions in `by` may be others'."""

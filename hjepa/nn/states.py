@@ -41,7 +41,10 @@ def window_ticks(ticks: tuple[int, ...], stride: int, window: int) -> tuple[int,
 
 def window_spec(spec: Spec, stride: int, window: int) -> Spec:
     """What a level knows of what it reads, in windows at its own clock."""
-    folded = replace(spec, ticks=window_ticks(spec.ticks, stride, window), actions=spec.actions * stride)
+    side_by_side = stride if spec.actions else 1
+    folded = replace(
+        spec, ticks=window_ticks(spec.ticks, stride, window), actions=spec.actions * side_by_side, joined=side_by_side
+    )
     folded = replace(folded, parts=tuple(window_spec(part, stride, window) for part in spec.parts))
     if window == 1:
         return folded

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import Count, Fraction, NonNegative, Plan, PlanningProblem, Positive
-from hjepa.nn.population import Ranked, begun, judged, reach, within
+from hjepa.nn.population import Ranked, around, begun, judged, reach, within
 from hjepa.randomness import Key, normal
 
 
 class Cem:
     """samples: plans of an iteration; elites: the best of them, which the next distribution is fitted to; iterations: how many
     there are; spread, floor: standard deviation of the first distribution, and the least of any, as shares of half the range of an
-    action; momentum: how much of the distribution before stays.
+    action; momentum: how much of the distribution before stays; anchored: the share of candidates that are near anchors, where the space
+    has such. The first ones are anchors then, and their standard deviation stands for half the range.
 
     Candidates are brought within their bounds before they are judged. The mean, and the best plan so far, are among them.
     """
@@ -27,11 +28,12 @@ class Cem:
         spread: Positive = 0.5,
         floor: NonNegative = 0.05,
         momentum: Fraction = 0.0,
+        anchored: Fraction = 1.0,
     ) -> None:
         if elites > samples:
             raise ValueError(f"elites is {elites}, and there are only {samples} samples")
         self.samples, self.elites, self.iterations = samples, elites, iterations
-        self.spread, self.floor, self.momentum = spread, floor, momentum
+        self.spread, self.floor, self.momentum, self.anchored = spread, floor, momentum, anchored
 
     @torch.no_grad()
     def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
@@ -50,8 +52,10 @@ class Cem:
     def _drawn(self, problem: PlanningProblem, mean: Tensor, deviation: Tensor, best: Ranked | None, key: Key) -> Tensor:
         noise = normal(key, "candidates", (self.samples, *mean.shape[1:]))
         candidates = mean[:, None] + deviation[:, None] * noise
-        known = mean[:, None] if best is None else torch.cat((mean[:, None], best.actions), dim=1)
-        candidates[:, : known.shape[1]] = known[:, : self.samples]
+        candidates[:, 0] = mean
+        candidates = around(problem.space, candidates, self.anchored, best is None, key)
+        if best is not None and self.samples > 1:
+            candidates[:, 1:2] = best.actions
         return within(problem.space, candidates)
 
     def _fitted(self, problem: PlanningProblem, elites: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:

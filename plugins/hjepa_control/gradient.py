@@ -5,35 +5,50 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hjepa.contracts import Count, NonNegative, Plan, PlanningProblem, Positive
-from hjepa.nn.population import Ranked, begun, judged, reach, within
+from hjepa.contracts import Count, Fraction, NonNegative, Plan, PlanningProblem, Positive
+from hjepa.nn.population import Ranked, around, begun, judged, reach, within
 from hjepa.randomness import Key, normal
 
 
 class Gradient:
     """starts: plans that are followed side by side, the one before among them; iterations: steps of each; spread: standard deviation
-    of the starts around it, rate: the length of a step of Adam, both as shares of half the range of an action.
+    of the starts around it, rate: the length of a step of Adam, both as shares of half the range of an action; anchored: as of `cem`.
 
     What is violated is added to what a plan costs, so that there is a way out; plans rank by violation first as everywhere.
     """
 
-    def __init__(self, *, starts: Count = 8, iterations: Count = 20, spread: NonNegative = 0.5, rate: Positive = 0.1) -> None:
-        self.starts, self.iterations, self.spread, self.rate = starts, iterations, spread, rate
+    def __init__(
+        self,
+        *,
+        starts: Count = 8,
+        iterations: Count = 20,
+        spread: NonNegative = 0.5,
+        rate: Positive = 0.1,
+        anchored: Fraction = 1.0,
+    ) -> None:
+        self.starts, self.iterations, self.spread, self.rate, self.anchored = starts, iterations, spread, rate, anchored
 
     def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
         """The best plan that was seen on any of the ways."""
         first, half = begun(problem, warm), reach(problem.space)
         noise = self.spread * normal(key, "starts", (self.starts, *first.shape[1:]))
         noise[:, 0] = 0
-        ways = (within(problem.space, first[:, None] + half * noise) / half).requires_grad_()
+        starts = around(problem.space, first[:, None] + half * noise, self.anchored, True, key)
+        ways = (within(problem.space, starts) / half).requires_grad_()
         follow, best = torch.optim.Adam([ways], lr=self.rate), None
         for _ in range(self.iterations):
-            best = self._followed(problem, ways, half, follow, best)
+            best = self._followed(problem, ways, half, follow, best, key)
         with torch.no_grad():
             return judged(problem, within(problem.space, half * ways)).beside(best, 1).plan()
 
     def _followed(
-        self, problem: PlanningProblem, ways: Tensor, half: Tensor, follow: torch.optim.Adam, best: Ranked | None
+        self,
+        problem: PlanningProblem,
+        ways: Tensor,
+        half: Tensor,
+        follow: torch.optim.Adam,
+        best: Ranked | None,
+        key: Key,
     ) -> Ranked:
         """One step of each way; the best plan so far."""
         with torch.enable_grad():
@@ -45,5 +60,5 @@ class Gradient:
             ways.grad = downhill.nan_to_num(0.0, 0.0, 0.0)
             found = judged(problem, within(problem.space, actions)).beside(best, 1)
             follow.step()
-            ways.copy_(within(problem.space, half * ways) / half)
+            ways.copy_(within(problem.space, around(problem.space, half * ways, self.anchored, False, key)) / half)
         return found

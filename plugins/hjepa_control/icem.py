@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import Count, Fraction, NonNegative, Plan, PlanningProblem, Positive
-from hjepa.nn.population import Ranked, begun, judged, reach, within
+from hjepa.nn.population import Ranked, around, begun, judged, reach, within
 from hjepa.randomness import Key, normal
 
 
 class Icem:
     """samples: plans of the first iteration; shrinking: by which factor there are fewer in each one after, but twice the elites at
     least; elites, iterations, spread, floor, momentum: as of `cem`; colour: exponent of the spectrum of the noise over the steps of a
-    plan, 0 for steps that know nothing of one another, 2 for paths of Brown; kept: the share of elites that are candidates again.
+    plan, 0 for steps that know nothing of one another, 2 for paths of Brown; kept: the share of elites that are candidates again;
+    anchored: as of `cem`.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Icem:
         momentum: Fraction = 0.1,
         colour: NonNegative = 2.0,
         kept: Fraction = 0.3,
+        anchored: Fraction = 1.0,
     ) -> None:
         if elites > samples or shrinking < 1:
             raise ValueError(
@@ -35,7 +37,7 @@ class Icem:
             )
         self.samples, self.shrinking, self.elites, self.iterations = samples, shrinking, elites, iterations
         self.spread, self.floor, self.momentum = spread, floor, momentum
-        self.colour, self.kept = colour, round(kept * elites)
+        self.colour, self.kept, self.anchored = colour, round(kept * elites), anchored
 
     @torch.no_grad()
     def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
@@ -46,10 +48,10 @@ class Icem:
         for turn in range(self.iterations):
             count = max(2 * self.elites, round(self.samples / self.shrinking**turn))
             noise = coloured(normal(key.fold(turn), "candidates", (count, *mean.shape[1:])), self.colour)
-            candidates = within(
-                problem.space, torch.cat((mean[:, None], mean[:, None] + deviation[:, None] * noise), dim=1)[:, :count]
-            )
-            elite = judged(problem, candidates).beside(None if elite is None else elite.first(max(1, self.kept)), self.elites)
+            drawn = torch.cat((mean[:, None], mean[:, None] + deviation[:, None] * noise), dim=1)[:, :count]
+            candidates = around(problem.space, drawn, self.anchored, elite is None, key.fold(turn))
+            again = None if elite is None else elite.first(max(1, self.kept))
+            elite = judged(problem, within(problem.space, candidates)).beside(again, self.elites)
             fitted = torch.maximum(elite.actions.std(1, correction=0), self.floor * half)
             mean = torch.lerp(elite.actions.mean(1), mean, self.momentum)
             deviation = torch.lerp(fitted, deviation, self.momentum)

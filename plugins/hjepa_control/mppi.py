@@ -5,22 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hjepa.contracts import Cost, Count, Plan, PlanningProblem, Positive
-from hjepa.nn.population import Ranked, begun, judged, reach, within
+from hjepa.contracts import Cost, Count, Fraction, Plan, PlanningProblem, Positive
+from hjepa.nn.population import Ranked, around, begun, judged, reach, within
 from hjepa.randomness import Key, normal
 
 
 class Mppi:
     """samples: plans of an iteration; iterations: how often the mean moves; spread: standard deviation around it, as a share of half
-    the range of an action; temperature: a plan that costs so much more than the best weighs e times less.
+    the range of an action; temperature: a plan that costs so much more than the best weighs e times less; anchored: as of `cem`.
 
     Of plans that violate something only those count that do so least. The best plan that was seen is given, the means among them.
     """
 
     def __init__(
-        self, *, samples: Count = 64, iterations: Count = 5, spread: Positive = 0.5, temperature: Positive = 0.1
+        self,
+        *,
+        samples: Count = 64,
+        iterations: Count = 5,
+        spread: Positive = 0.5,
+        temperature: Positive = 0.1,
+        anchored: Fraction = 1.0,
     ) -> None:
-        self.samples, self.iterations, self.spread, self.temperature = samples, iterations, spread, temperature
+        self.samples, self.iterations, self.spread = samples, iterations, spread
+        self.temperature, self.anchored = temperature, anchored
 
     @torch.no_grad()
     def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
@@ -31,12 +38,14 @@ class Mppi:
         for turn in range(self.iterations):
             noise = deviation * normal(key.fold(turn), "candidates", (self.samples, *mean.shape[1:]))
             noise[:, 0] = 0
-            found = judged(problem, within(problem.space, mean[:, None] + noise))
+            candidates = around(problem.space, mean[:, None] + noise, self.anchored, best is None, key.fold(turn))
+            found = judged(problem, within(problem.space, candidates))
             best = found.beside(best, 1)
             weighed = weights(found.cost, self.temperature)[:, :, None, None] * found.actions
             mean = within(problem.space, weighed.sum(1))
         assert best is not None
-        return judged(problem, mean[:, None]).beside(best, 1).plan()
+        last = around(problem.space, mean[:, None], self.anchored, False, key)
+        return judged(problem, within(problem.space, last)).beside(best, 1).plan()
 
 
 def weights(cost: Cost, temperature: float) -> Tensor:

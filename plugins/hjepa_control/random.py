@@ -10,7 +10,7 @@ from hjepa.randomness import Key
 
 
 class Random:
-    """samples: plans that are tried for each task, the one before among them."""
+    """samples: plans that are tried for each task, the one before among them; each step an anchor where the space has such."""
 
     def __init__(self, *, samples: Count = 256) -> None:
         self.samples = samples

@@ -1,4 +1,4 @@
-"""Levels that predict their own next states, and the predictors that do it."""
+"""Levels that predict their own next states, the predictors that do it, and the macro-actions that lead there."""
 
 from __future__ import annotations
 
@@ -17,3 +17,6 @@ def register(components: Components) -> None:
     components.add("predictor", "gru", "hjepa_forecast.gru:GRU")
     components.add("predictor", "mlp", "hjepa_forecast.mlp:StepMLP")
     components.add("predictor", "conv", "hjepa_forecast.conv:StepConv")
+    components.add("macro_action", "sum", "hjepa_forecast.sum:Sum")
+    components.add("macro_action", "mlp", "hjepa_forecast.macro_mlp:MacroMLP")
+    components.add("macro_action", "transformer", "hjepa_forecast.macro_transformer:MacroTransformer")
