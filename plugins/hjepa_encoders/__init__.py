@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def register(components: Components) -> None:
     components.add("encoder", "conv", "hjepa_encoders.conv:Conv")
     components.add("encoder", "identity", "hjepa_encoders.identity:Identity")
+    components.add("encoder", "impala", "hjepa_encoders.impala:Impala")
     components.add("encoder", "latent_mlp", "hjepa_encoders.latent_mlp:LatentMLP")
     components.add("encoder", "pyramid", "hjepa_encoders.pyramid:Pyramid")
     components.add("encoder", "vit", "hjepa_encoders.vit:ViT")

@@ -15,6 +15,7 @@ from torch import nn
 from hjepa.contracts import Count, Features, Spec, States, Whole
 from hjepa.nn import linear
 from hjepa.nn.batch_norm import BatchNorm
+from hjepa_encoders.streams import Streams
 
 
 class Conv(nn.Module):
@@ -25,6 +26,7 @@ class Conv(nn.Module):
     arXiv:1904.11486); pool: average the last map instead of flattening it, where only what is there matters and not where;
     head: width of a layer with batch norm before the token, 0 for none. What all samples have in common is taken out there, which
     targets without gradient need to learn anything (SimSiam, arXiv:2011.10566, table 3); while training, samples then see one another.
+    Of several streams one has maps, and the tokens of the others are laid beside its last map.
     The layers that can be asked for are `stage1`, `stage2`, ..., with one token for each place of the stage's map.
     """
 
@@ -40,9 +42,8 @@ class Conv(nn.Module):
         head: Whole = 0,
     ) -> None:
         super().__init__()
-        if not spec.maps:
-            raise ValueError("conv reads images, and what it is given has no maps; latent_mlp reads tokens")
-        channels, height, breadth = spec.maps[0]
+        self.streams = Streams("conv", spec)
+        channels, height, breadth = self.streams.shape
         made = {}
         for stage in range(stages):
             made[f"stage{stage + 1}"] = _stage(channels, base << stage, smooth)
@@ -50,23 +51,25 @@ class Conv(nn.Module):
         self.stages = nn.ModuleDict(made)
         self.pool = pool
         flat = channels if pool else channels * height * breadth
-        self.head = nn.Sequential(linear(flat, head), BatchNorm(head), nn.GELU()) if head else nn.Identity()
-        self.out = linear(head or flat, width)
+        self.head = nn.Sequential(self.streams.linear(flat, head), BatchNorm(head), nn.GELU()) if head else nn.Identity()
+        self.out = linear(head, width) if head else self.streams.linear(flat, width)
         self.spec = spec.giving(width)
 
     def forward(self, below: States, layers: Sequence[str] = ()) -> Features:
-        """below.maps[0] (B, T, C, H, W) -> tokens (B, T, 1, D). ValueError for a layer that does not exist."""
+        """below.maps[0] (B, T, C, H, W), or that of a part -> tokens (B, T, 1, D). ValueError for a layer that does not exist."""
         if unknown := [layer for layer in layers if layer not in self.stages]:
             raise ValueError(f"conv has no layer {', '.join(unknown)}; it has {', '.join(self.stages)}")
-        batch, steps = below.maps[0].shape[:2]
-        x = below.maps[0].flatten(0, 1)
+        frames = self.streams.maps(below)
+        batch, steps = frames.shape[:2]
+        x = frames.flatten(0, 1)
         asked = {}
         for name, stage in self.stages.items():
             x = stage(x)
             if name in layers:
                 asked[name] = rearrange(x, "(b t) c h w -> b t (h w) c", b=batch)
         x = x.mean((2, 3)) if self.pool else x.flatten(1)
-        return Features(self.out(self.head(x)).view(batch, steps, 1, -1), layers=asked)
+        x = self.streams.joined(x.view(batch, steps, 1, -1), below)
+        return Features(self.out(self.head(x)), layers=asked)
 
 
 def _stage(inputs: int, outputs: int, smooth: bool) -> nn.Sequential:

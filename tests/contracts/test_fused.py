@@ -9,6 +9,8 @@ import contract_lab as lab
 import pytest
 import torch
 
+from hjepa import stack
+
 Trained = Callable[[str], Path]
 
 
@@ -59,3 +61,26 @@ def test_a_level_is_conditioned_by_what_is_known_at_its_time(slow: str, tmp_path
         seen = [place for place, tick in enumerate(ticks) if tick <= step]
         expected = states.tokens[:, seen[-1]].mean(dim=1) if seen else torch.zeros_like(condition[:, step])
         assert torch.equal(condition[:, step], expected)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "{name: conv, width: 8, base: 4, stages: 2}",
+        "{name: impala, width: 8, channels: [4, 4], norm: true}",
+        "{name: impala, width: 8, channels: [4], patch: 2, spatial: true}",
+    ],
+)
+@pytest.mark.parametrize("predictor", ["causal", "{name: gru, hidden: 8}"])
+def test_what_is_felt_can_lie_beside_what_is_seen(encoder: str, predictor: str, tmp_path: Path) -> None:
+    changes = [f"levels.body.encoder={encoder}", f"levels.body.predictor={predictor}"]
+    stack.check(lab.study("fused", *changes))
+    made = lab.trainer("fused", tmp_path / "run", *changes)
+    batch = lab.batches(made)["world"]
+    before = made.stack.states("body", "world", batch).tokens
+    assert len(lab.steps(made, 2)) == 2
+    after = made.stack.states("body", "world", batch).tokens
+    assert not torch.equal(before, after)
+    for stream in ("frames", "proprio"):
+        other = made.stack.states("body", "world", {**batch, stream: batch[stream] + 0.5}).tokens
+        assert not torch.isclose(after, other).all(-1).any()

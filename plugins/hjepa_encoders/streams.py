@@ -1,0 +1,58 @@
+"""What an encoder of images reads: one stream with maps, and any number of streams of tokens beside it.
+
+What a body feels of itself (its velocity, say) is such a stream of tokens: a single picture does not show it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hjepa import nn as blocks
+from hjepa.contracts import Spec, States
+
+
+class Streams:
+    """One stream or several, for `reader`, an encoder by name. ValueError where not exactly one of them has maps.
+
+    Tokens of the other streams that are not valid are read as zeros.
+    """
+
+    def __init__(self, reader: str, spec: Spec) -> None:
+        parts = spec.parts or (spec,)
+        found = [place for place, part in enumerate(parts) if part.maps]
+        if spec.parts and len(found) != 1:
+            said = f"{reader} reads one stream of images and lays tokens of others beside it"
+            raise ValueError(f"{said}; of the {len(parts)} streams that it is given {len(found) or 'none'} have maps")
+        if not found:
+            raise ValueError(f"{reader} reads images, and what it is given has no maps; latent_mlp reads tokens")
+        self.place = found[0]
+        self.shape = parts[self.place].maps[0]
+        """(C, H, W) of the finest map."""
+        self.beside = sum(part.tokens * part.width for place, part in enumerate(parts) if place != self.place)
+        """F, how many numbers a step the other streams give."""
+
+    def maps(self, below: States) -> Tensor:
+        """(B, T, C, H, W): the finest map."""
+        return (below.parts[self.place] if below.parts else below).maps[0]
+
+    def joined(self, x: Tensor, below: States) -> Tensor:
+        """What is seen at P places, x (B, T, P, D), and beside each place all tokens of the other streams: (B, T, P, D + F)."""
+        if not self.beside:
+            return x
+        others = [_read(part).flatten(2) for place, part in enumerate(below.parts) if place != self.place]
+        felt = torch.cat(others, dim=-1).to(x.dtype)[:, :, None]
+        return torch.cat((x, felt.expand(*x.shape[:3], -1)), dim=-1)
+
+    def linear(self, seen: int, outputs: int) -> nn.Linear:
+        """A layer on what `joined` gives, where x is `seen` wide. At the start the streams beside count as much as what is seen."""
+        layer = blocks.linear(seen + self.beside, outputs)
+        if self.beside:
+            with torch.no_grad():  # the few numbers of a body among thousands of places would hardly be in the token
+                for part in (layer.weight[:, :seen], layer.weight[:, seen:]):
+                    part *= (layer.in_features / (2 * part.shape[1])) ** 0.5
+        return layer
+
+
+def _read(states: States) -> Tensor:
+    return states.tokens if states.valid is None else states.tokens.masked_fill(~states.valid[..., None], 0)
