@@ -247,9 +247,8 @@ class ActionSpace:
     """What a planner may choose from at one level."""
 
     low: Tensor
-    """(A,)."""
     high: Tensor
-    """(A,)."""
+    """(A,) each."""
     anchors: Tensor | None = None
     """(R, A): actions taken from data, so that plans stay where the model was trained."""
 
@@ -624,7 +623,6 @@ class Probe(Protocol):
 
 KINDS: dict[str, tuple[type, ...]] = {}
 """Kind -> its protocols (a predictor has two)."""
-
 for _protocol in (
     *(Dataset, Transform, Encoder, Masking, SetPredictor, StepPredictor, Energy, Prevention, Latent, Level, MacroAction),
     *(Attention, Environment, Planner, CostTerm, Probe),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from hjepa.contracts import Count, Features, Spec, States
+from hjepa.contracts import Count, Features, Positive, Spec, States
 from hjepa_encoders.streams import Streams
 
 RELU = 2**0.5
@@ -28,6 +28,7 @@ class Impala(nn.Module):
     patch: stride of a convolution before them, on overlapping squares of 2 * patch - 1 pixels; 1 for none. All that follows costs
     patch^2 times less;
     spatial: one token for each place of the last map, in its grid, instead of one for all places together;
+    pixel_mean, pixel_std: of each channel, or of all, which are normed by them: where a channel varies little, others drown it;
     norm: a layer norm without parameters on each token. Without it, states that shrink are seen to shrink.
     Of several streams one has maps, and the tokens of the others are laid beside its last map, where `spatial` beside each place.
     The layers that can be asked for are `stage1`, `stage2`, ..., with one token for each place of the stage's map.
@@ -41,6 +42,8 @@ class Impala(nn.Module):
         channels: tuple[Count, ...] = (16, 32, 32),
         patch: Count = 1,
         spatial: bool = False,
+        pixel_mean: tuple[float, ...] = (0.0,),
+        pixel_std: tuple[Positive, ...] = (1.0,),
         norm: bool = False,
     ) -> None:
         super().__init__()
@@ -48,6 +51,10 @@ class Impala(nn.Module):
             raise ValueError("channels is empty; write a number for each stage, as in [16, 32, 32]")
         self.streams = Streams("impala", spec)
         inputs, *sides = self.streams.shape
+        for name, pixels in (("mean", pixel_mean), ("std", pixel_std)):
+            if len(pixels) not in (1, inputs):
+                raise ValueError(f"pixel_{name} has {len(pixels)} numbers; write one, or one for each of {inputs} channels")
+            self.register_buffer(name, torch.tensor(pixels).view(-1, 1, 1), persistent=False)
         self.patch = nn.Identity() if patch == 1 else nn.Sequential(_conv(inputs, channels[0], patch, RELU), nn.ReLU())
         before = (inputs if patch == 1 else channels[0], *channels[:-1])
         self.stages = nn.ModuleDict({
@@ -69,7 +76,8 @@ class Impala(nn.Module):
             raise ValueError(f"impala has no layer {', '.join(unknown)}; it has {', '.join(self.stages)}")
         frames = self.streams.maps(below)
         batch, asked = len(frames), {}
-        x = self.patch(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        x = (frames.flatten(0, 1) - self.get_buffer("mean")) / self.get_buffer("std")
+        x = self.patch(x.contiguous(memory_format=torch.channels_last))
         for name, stage in self.stages.items():
             x = stage(x)
             if name in layers:

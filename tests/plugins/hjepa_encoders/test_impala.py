@@ -150,6 +150,20 @@ def test_black_images_and_autocast_stay_finite_and_everything_learns(options: di
     )
 
 
+def test_each_channel_is_normed_by_its_own_pixels() -> None:
+    frames = _frames(2, 2, 2, 20, 16)
+    mean, std = (0.5, -1.0), (2.0, 0.1)
+    normed = (frames - torch.tensor(mean).view(2, 1, 1)) / torch.tensor(std).view(2, 1, 1)
+    weights = _made().state_dict()
+    encoder = _made(pixel_mean=mean, pixel_std=std)
+    encoder.load_state_dict(weights)
+    plain = _made()
+    plain.load_state_dict(weights)
+    torch.testing.assert_close(encoder(_states(frames)).tokens, plain(_states(normed)).tokens)
+    with pytest.raises(ValueError, match="pixel_std has 3 numbers; write one, or one for each of 2 channels"):
+        _made(pixel_std=(1.0, 2.0, 3.0))
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="channels is empty; write a number for each stage"):
         _made(channels=())
