@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hjepa.contracts import Count, NonNegative, Positive, Whole
+from hjepa.contracts import Count, Fraction, NonNegative, Positive, Whole
 from hjepa.schedules import Schedule
 
 
@@ -113,6 +113,9 @@ class PlanKeys(Keys):
     )
     oracle: dict[Count, Count] = Field(
         default={}, description="the world itself as the model: its steps in one step of a level -> how many of these far"
+    )
+    reach: Fraction = Field(
+        default=1.0, gt=0, description="of all that can be done, how much levels plan with, around the middle"
     )
     replan: Count = Field(default=1, description="steps of the world between two plans")
     steps: Count = Field(default=100, description="steps of the world that a task may take")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hjepa import checkpoint, control, making, runs
 from hjepa.compose import Maker, Misfit
-from hjepa.contracts import Batch, CostTerm, Environment, Planner, PlanningProblem, Spec
+from hjepa.contracts import ActionSpace, Batch, CostTerm, Environment, Planner, PlanningProblem, Spec
 from hjepa.errors import Mistake, Problem, listed, nearest
 from hjepa.parts import Component
 from hjepa.planning import episodes
@@ -121,7 +121,13 @@ class Setting:
         horizons = {label: min(self.keys.horizon[label], math.ceil(left / spec.clock)) for label, spec in specs.items()}
         costs = {label: self._costs(label, spec) for label, spec in specs.items()}
         goal = episodes.standing(self.world.goal(), self.memory, len(self.world.actions.low))
-        return control.problem(stack, source, horizons, observed, goal, costs, self.world.actions)
+        return control.problem(stack, source, horizons, observed, goal, costs, self._space())
+
+    def _space(self) -> ActionSpace:
+        """What levels plan with: a model knows only what it has seen done."""
+        low, high = self.world.actions.low, self.world.actions.high
+        middle, half = (low + high) / 2, self.keys.reach * (high - low) / 2
+        return ActionSpace(middle - half, middle + half)
 
 
 def of_run(reference: str, overrides: list[str], registry: Registry, say: Callable[[str], None]) -> Setting:

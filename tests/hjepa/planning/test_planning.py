@@ -85,6 +85,7 @@ def test_read_again_what_is_resolved_is_the_same() -> None:
         ({"planer": "cem"}, "plan.planer", "did you mean 'planner'"),
         ({"tasks": {"cuont": 3}}, "plan.tasks", ""),
         ({"replan": 0}, "plan.replan", "greater than or equal to 1"),
+        ({"reach": 0}, "plan.reach", "greater than 0"),
         ({"oracle": {0: 3}}, "plan.oracle", "greater than or equal to 1"),
     ],
 )
@@ -123,6 +124,15 @@ def test_more_steps_predicted_are_more_work() -> None:
     few, many = (setting(horizon={"state": horizon}).act("planned").scores for horizon in (2, 4))
     assert few["evaluations"] < many["evaluations"]
     assert few["gigaflop"] < many["gigaflop"]
+
+
+def test_levels_plan_with_as_much_of_what_can_be_done_as_they_shall() -> None:
+    whole, half = setting(), setting(reach=0.5)
+    assert half._space().high.tolist() == (whole.world.actions.high / 2).tolist()
+    policy = half.policies()["planned"]()
+    actions = policy(planning.episodes.standing(half.world.reset(half.tasks), 1, 2), 4)
+    assert (actions.abs() <= whole.world.actions.high / 2).all()
+    assert actions.abs().max() > whole.world.actions.high[0] / 8
 
 
 def test_levels_plan_from_the_top_down_and_see_as_many_frames_as_one_step_of_the_highest_needs() -> None:
