@@ -8,6 +8,7 @@ the channels of every layer (FiLM, Perez et al. 2018, arXiv:1709.07871).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -72,7 +73,7 @@ class StepConv(nn.Module):
         maps = flat.view(-1, *self.spec.grid, self.spec.width).permute(0, 3, 1, 2)  # channels last, as tokens are: no copy
         x = self.enter(maps)
         for layer, (scale, shift) in zip(self.layers, self._guides(tokens, action, condition, z), strict=True):
-            x = x + layer(functional.gelu(x * (1 + scale) + shift))
+            x = x + layer(functional.gelu(torch.addcmul(shift, x, 1 + scale)))
         out: Tensor = self.out(functional.gelu(x).permute(0, 2, 3, 1).flatten(1, 2))
         out = flat + out if self.residual else out
         out = functional.layer_norm(out, out.shape[-1:]) if self.norm else out
