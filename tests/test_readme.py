@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from hjepa import registry, search, stack
+from hjepa import planning, registry, search, stack
 from hjepa.contracts import Energy, Spec
 from hjepa.errors import StudyMistake
 from hjepa.study import parse, read
@@ -53,8 +53,15 @@ def test_the_study_is_valid() -> None:
 
 def test_the_search_is_valid() -> None:
     quickstart, _ = data_of(ROOT / "studies" / "quickstart.yaml", (), [])
-    study = parse({**quickstart, **yaml.safe_load(blocks("yaml")[1])}, registry.load())
+    study = parse({**quickstart, **yaml.safe_load(blocks("yaml")[2])}, registry.load())
     assert [*study.problems, *search.problems(study, registry.load())] == []
+
+
+def test_the_plan_is_valid() -> None:
+    quickstart, _ = data_of(ROOT / "studies" / "quickstart.yaml", (), [])
+    quickstart["levels"] = {"state": quickstart["levels"]["frame"]}
+    study = parse({**quickstart, "probes": {}, **yaml.safe_load(blocks("yaml")[1])}, registry.load())
+    assert [*study.problems, *planning.problems(study)] == []
 
 
 def test_the_mistake_reads_as_it_is_printed() -> None:
