@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from hjepa.randomness import Key
 from hjepa.registry import Registry
 from hjepa.stack import Stack, load_state
 from hjepa.study import Study, parse, read
-from hjepa.written import changed
+from hjepa.written import changed, folders
 
 WORLD = "world"
 """Whose states a cost sees that counts where the world itself is the model."""
@@ -184,10 +185,13 @@ def problems(study: Study) -> list[Problem]:
 
 
 def read_tasks(world: Environment, path: str) -> Tensor:
-    """The rows of a file of comma-separated numbers, whose first line names them. Mistake where they are not those of the world."""
+    """The rows of a file of comma-separated numbers, whose first line names them. Mistake where they are not those of the world.
+
+    The file is looked for as a path, and then where studies are.
+    """
+    found = next((place for place in (Path(path), *(folder / path for folder in folders())) if place.is_file()), Path(path))
     try:
-        with open(path, encoding="utf-8") as file:
-            first, *rows = [line.strip().split(",") for line in file if line.strip()]
+        first, *rows = [line.strip().split(",") for line in found.read_text(encoding="utf-8").splitlines() if line.strip()]
         numbers = [[float(number) for number in row] for row in rows]
     except (OSError, ValueError) as error:
         raise Mistake(f"{path}: tasks cannot be read: {error}") from None
