@@ -21,7 +21,7 @@ from hjepa.errors import Mistake
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_control.distractors import Distractors
 from hjepa_control.truth import Truth
-from hjepa_control.walls import BORDER, Wall, covered, cut, layout, moved
+from hjepa_control.walls import BORDER, BORDERS, Wall, covered, cut, layout, moved
 
 DIM = 0.5
 """How bright a distractor is. In one picture it looks like the dot otherwise, and one picture must tell which of them obeys."""
@@ -179,6 +179,16 @@ class Rooms:
         """A place (B, 2) in each world, evenly from those that are far enough from its walls."""
         places, free = self._tried(world, key, stream)
         return places[torch.arange(len(places), device=places.device), free.int().argmax(dim=1)]
+
+    def near_walls(self, world: World, key: Key, stream: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Places (B, TRIED, 2), which of them are free, and the place (B, TRIED, 2) of an inner wall that is nearest to each."""
+        places, free = self._tried(world, key, stream)
+        boxes = world.boxes[:, None, BORDERS:]
+        there = (boxes[..., 2:] >= boxes[..., :2]).all(-1)  # a box that is not there ends before it begins
+        nearest = torch.minimum(torch.maximum(places[:, :, None], boxes[..., :2]), boxes[..., 2:])
+        away = (nearest - places[:, :, None]).norm(dim=-1).masked_fill(~there, torch.inf)
+        which = away.argmin(dim=2)[:, :, None, None].expand(-1, -1, 1, 2)
+        return places, free, nearest.gather(2, which)[:, :, 0]
 
     def _tried(self, world: World, key: Key, stream: str) -> tuple[Tensor, Tensor]:
         """Places (B, TRIED, 2) within the border, and which of them (B, TRIED) are far enough from walls."""

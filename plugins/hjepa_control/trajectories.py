@@ -20,7 +20,7 @@ from hjepa_control.rooms import OPENING, SIZE, Rooms, World
 from hjepa_control.wander import steps
 
 AWAY = 3.0, 10.0
-"""How far from the middle of a wall a walk begins that shall lead through its door, in pixels."""
+"""How far from the middle of a wall a walk begins that shall lead through its door, in pixels; one that shall meet it, at most."""
 
 
 class Trajectories:
@@ -30,6 +30,8 @@ class Trajectories:
         of: the world, `two_rooms` or another of rooms.
         frames: T, frames of a walk.
         crossing: the share of walks that begin before an open door, and head for it.
+        contact: the share of the others that begin near an inner wall, and head for it: a model that has seldom seen what a
+            wall does lets planners through.
         concentration: of the von Mises distribution of turns: the larger, the straighter a walk.
         samples: how many walks an epoch of `train` has.
         held_out: how many `valid` has, and `test`.
@@ -51,6 +53,7 @@ class Trajectories:
         of: Build[Environment],
         frames: Annotated[int, Ge(2), Le(1024)] = 17,
         crossing: Fraction = 0.35,
+        contact: Fraction = 0.0,
         concentration: NonNegative = 5.0,
         samples: Count = 1_000_000,
         held_out: Count = 1000,
@@ -61,7 +64,7 @@ class Trajectories:
                 f"trajectories walk through rooms, and {of.name} has none; two_rooms, serial_rooms and four_rooms do"
             )
         self.rooms, self.seed, self.frames = world, seed, frames
-        self.crossing, self.concentration = crossing, concentration
+        self.crossing, self.contact, self.concentration = crossing, contact, concentration
         self.lengths = {"train": samples, "valid": held_out, "test": held_out}
         self.name = "train"
         self.streams = {"frames": Spec(maps=((2, SIZE, SIZE),), ticks=tuple(range(frames)), actions=2)}
@@ -94,6 +97,14 @@ class Trajectories:
     def _begin(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
         """Where a walk begins (B,2), and its first heading (B,)."""
         place, heading = self.rooms.free(world, key, "start"), 2 * torch.pi * uniform(key, "heading")
+        for name, share, begun in (("contact", self.contact, self._against), ("crossing", self.crossing, self._before)):
+            if share:
+                chosen, (there, towards) = uniform(key, name) < share, begun(world, key)
+                place, heading = torch.where(chosen[:, None], there, place), torch.where(chosen, towards, heading)
+        return place, heading
+
+    def _before(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
+        """Before an open door, towards it."""
         doors, through, open_ = self.rooms.doors(world)
         which = (uniform(key, "door", (doors.shape[1],)) * open_).argmax(dim=1)
         rows = torch.arange(len(which), device=which.device)
@@ -101,7 +112,13 @@ class Trajectories:
         away = AWAY[0] + (AWAY[1] - AWAY[0]) * uniform(key, "away")
         along = (OPENING / 2 - 1) * (2 * uniform(key, "along") - 1)
         straight = through[rows, which]
-        before = doors[rows, which] - (side * away)[:, None] * straight + along[:, None] * straight.flip(-1)
-        crossing = uniform(key, "crossing") < self.crossing
-        towards = torch.atan2(side * straight[:, 1], side * straight[:, 0])
-        return torch.where(crossing[:, None], before, place), torch.where(crossing, towards, heading)
+        place = doors[rows, which] - (side * away)[:, None] * straight + along[:, None] * straight.flip(-1)
+        return place, torch.atan2(side * straight[:, 1], side * straight[:, 0])
+
+    def _against(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
+        """Near an inner wall, towards where it is nearest."""
+        places, free, wall = self.rooms.near_walls(world, key, "against")
+        away = (wall - places).norm(dim=-1)
+        which = (2 * free.int() + (away < AWAY[1]).int()).argmax(dim=1)[:, None, None].expand(-1, 1, 2)
+        place, ahead = (points.gather(1, which)[:, 0] for points in (places, wall - places))
+        return place, torch.atan2(ahead[:, 1], ahead[:, 0])

@@ -16,6 +16,9 @@ from torch import Tensor
 BORDER = 5
 """The outermost pixels that are wall, counted from 1: what is inside begins half a pixel further."""
 
+BORDERS = 4
+"""How many boxes the border is made of, which come first."""
+
 FAR = 1e4
 """Beyond everything."""
 

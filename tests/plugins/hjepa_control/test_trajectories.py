@@ -43,6 +43,22 @@ def test_a_walk_goes_by_its_actions_but_where_a_wall_is(kind: type) -> None:
     torch.testing.assert_close(middle(batch["frames"][:, :, 0]), batch["position"], atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("kind", [TwoRooms, SerialRooms, FourRooms])
+def test_walks_that_shall_meet_a_wall_do(kind: type) -> None:
+    """An inner one, and from a place that is free."""
+
+    def met(share: float) -> float:
+        data = made(kind, crossing=0.0, contact=share)
+        batch = data.batch(torch.arange(300), CPU)
+        world, place = data.rooms.world(batch["layout"]), batch["position"]
+        assert not covered(world.boxes, place).any()
+        off = (place.diff(dim=1) - batch["actions"]).norm(dim=-1) > 1e-4
+        grown = world.boxes[:, 4:] + 4 * world.boxes.new_tensor([-1, -1, 1, 1])
+        return float((off & covered(grown, place[:, :-1].flatten(1, 2).view(300, -1, 2))).any(1).float().mean())
+
+    assert 0.6 < met(1.0) > met(0.0) + 0.3
+
+
 def middle(pictures: Tensor) -> Tensor:
     """(B, T, S, S) -> (B, T, 2): the centre of what is bright."""
     at, mass = torch.arange(65.0), pictures.sum((2, 3))
