@@ -81,6 +81,11 @@ class Problem:
         return len(self.start.time)
 
     @property
+    def now(self) -> States:
+        """(B, 1, N, D): where the tasks stand."""
+        return self.start.slice(self.start.steps - 1, self.start.steps)
+
+    @property
     def _level(self) -> Any:
         return self.stack.levels[self.node.label]
 

@@ -137,6 +137,10 @@ class Planned:
     seconds: float = 0.0
     asked: int = 0
     warm: Plan | None = None
+    expected: tuple[States, States] | None = None
+    """Where the tasks stood at the last decision, and where the model said that what was chosen leads by now."""
+    surprises: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """For each decision but the first, squared distances (B,) of where they stand now: from what was expected, from where they stood."""
     waypoints: list[dict[int, States]] = field(default_factory=list)
     """For each decision, where each level but the highest was sent: states of the level above it."""
     found: Tensor | None = None
@@ -144,6 +148,7 @@ class Planned:
 
     def __call__(self, observed: Batch, left: int) -> Tensor:
         posed = self.pose(observed, left)
+        self._compare(posed)
         self.work = self.work or _works(posed)
         looked = self._look if self.asked == 0 and hasattr(self.world, "reaches") else None
         watched = Watched(posed, self.tally, looked)
@@ -152,8 +157,23 @@ class Planned:
         self.seconds += time.perf_counter() - begun
         self.waypoints.append(watched.waypoints)
         self.asked += 1
+        self._expect(posed, plan)
         self.warm = Plan(plan.actions[:, self.every // self.clock :], plan.cost)
         return self._unfolded(plan.actions)
+
+    def _compare(self, posed: PlanningProblem) -> None:
+        """Notes how far what was expected is from what has come."""
+        if self.expected is not None:
+            now = posed.now.tokens  # type: ignore[attr-defined]
+            stood, expected = ((states.tokens - now).float().square().flatten(1).mean(1) for states in self.expected)
+            self.surprises.append((expected, stood))
+
+    def _expect(self, posed: PlanningProblem, plan: Plan) -> None:
+        """What the model says of the time when it is asked again."""
+        steps = self.every // self.clock
+        if hasattr(posed, "now") and steps <= plan.actions.shape[1]:
+            with torch.no_grad():
+                self.expected = posed.now, posed.rollout(plan.actions[:, None]).slice(steps - 1, steps)
 
     def _look(self, candidates: Tensor) -> None:
         """Whether any of candidates (B, S, K, A) would reach the goal, had it been chosen."""
@@ -262,6 +282,9 @@ def cost_of(policy: Planned, tasks: int) -> dict[str, float]:
         "gigaflop": policy.operations() / tasks / 1e9,
         "seconds": policy.seconds / max(1, policy.asked) / tasks,
     }
+    if policy.surprises:
+        wrong, moved = (torch.stack(away).mean() for away in zip(*policy.surprises, strict=True))
+        found["surprise"] = float(wrong / moved)
     if policy.found is not None:
         found["candidate"] = float(policy.found.float().mean())
     return found

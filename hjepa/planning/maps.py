@@ -56,6 +56,6 @@ def of_task(setting: Setting, number: int, sides: tuple[int, int]) -> Map | None
     level: Problem | None = problem
     states = []
     while level is not None:
-        states.append(level.start.slice(level.start.steps - 1, level.start.steps))
+        states.append(level.now)
         level = level.above
     return Map(places, states, problem.cost(states[0]).value.flatten())

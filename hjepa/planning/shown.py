@@ -37,7 +37,17 @@ FILMED = 4
 def table(acted: Mapping[str, Acted], console: Console) -> None:
     """One row a policy: what share of the goals it reached, and what that took."""
     found = bare(
-        "by", "reached", "95 %", "at the end", "steps", "path", "predicted steps", "GFLOP", "ms a decision", words=("by",)
+        "by",
+        "reached",
+        "95 %",
+        "at the end",
+        "steps",
+        "path",
+        "predicted steps",
+        "GFLOP",
+        "ms a decision",
+        "surprise",
+        words=("by",),
     )
     for name, one in acted.items():
         of = one.scores
@@ -51,6 +61,7 @@ def table(acted: Mapping[str, Acted], console: Console) -> None:
             _number(of.get("evaluations")),
             _number(of.get("gigaflop")),
             _number(1000 * of["seconds"] if "seconds" in of else None),
+            _percent(of["surprise"]) if "surprise" in of else "",
         )
     console.print(found)
     for name, one in acted.items():

@@ -47,6 +47,11 @@ class Truth:
         furthest = torch.full((2,), self.stride * self.fastest, device=self.place.device)
         return ActionSpace(-furthest, furthest)
 
+    @property
+    def now(self) -> States:
+        """(B, 1, 1, 2): where the dots are."""
+        return _places(self.place[:, None])
+
     def begin(self) -> Any:
         return {"place": self.place, "boxes": self.boxes}
 

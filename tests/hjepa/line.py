@@ -71,6 +71,10 @@ class Truth:
     def space(self) -> ActionSpace:
         return ActionSpace(-self.stride * torch.ones(1), self.stride * torch.ones(1))
 
+    @property
+    def now(self) -> States:
+        return States(self.place[:, None, None], torch.zeros(self.batch, 1))
+
     def begin(self) -> Any:
         return self.place
 

@@ -167,3 +167,20 @@ def test_a_watched_problem_counts_each_level_for_itself() -> None:
     assert tally == {0: 3 * 5 * 4 + 3, 1: 3 * 7 * 2 + 3 * 2}
     assert watched.above.above is None
     assert (watched.batch, watched.horizon) == (3, 4)
+
+
+@pytest.mark.parametrize("drag", [0.0, 0.5, 0.9])
+def test_a_world_that_does_otherwise_than_the_model_says_is_a_surprise(drag: float) -> None:
+    """As a share of how far it has moved."""
+
+    class Sticky(Line):
+        def step(self, action: Tensor) -> tuple[Batch, Tensor]:
+            return super().step((1 - drag) * action)
+
+    line = Sticky()
+    policy = posed(line, 6)
+    episodes.acted(line, TASKS, policy, 6, 2)
+    assert len(policy.surprises) == 2
+    wrong, moved = policy.surprises[0]
+    torch.testing.assert_close(wrong, moved * (drag / (1 - drag)) ** 2)
+    assert episodes.cost_of(policy, 3)["surprise"] == pytest.approx((drag / (1 - drag)) ** 2, rel=1e-4, abs=1e-6)
