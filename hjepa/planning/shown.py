@@ -160,9 +160,9 @@ def _sent(one: Acted, number: int) -> Iterator[States]:
 
 
 def _costs(axes: Axes, found: Map, goal: Tensor | None, sides: tuple[int, int]) -> None:
-    axes.imshow(
-        found.cost.view(maps.FINE, maps.FINE).cpu(), extent=(-0.5, sides[1] - 0.5, sides[0] - 0.5, -0.5), cmap="viridis"
-    )
+    (top, left), (bottom, right) = ([share * side for side in sides] for share in (maps.EDGE, 1 - maps.EDGE))
+    axes.imshow(found.cost.view(maps.FINE, maps.FINE).cpu(), extent=(left, right, bottom, top), cmap="viridis")
+    axes.set(xlim=(-0.5, sides[1] - 0.5), ylim=(sides[0] - 0.5, -0.5))
     axes.set_title("cost of each place", fontsize=8)
     axes.set_axis_off()
     if goal is not None:
