@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 READ = 1000
 """Of so many runs the whole journals are read; of more, the ends, and the journals of those whose curves are drawn."""
@@ -265,35 +266,40 @@ def place_of(told: Comparison, root: Path = Path("runs")) -> Path:
 
 def table(told: Comparison, console: Console) -> None:
     """Prints a row a run, and how many became what."""
-    from rich.text import Text
-
-    from hjepa.report import bare
-
-    columns = _narrow(told, console.width)
-    numeric = {title for title, cells in columns.items() if any(cell.value is not None and not cell.kind for cell in cells)}
-    found = bare(*columns, words=[title for title in columns if title not in numeric])
     order = ranked(told)
-    for place in order[:LISTED]:
-        cells = [column[place] for column in columns.values()]
-        found.add_row(*(Text(_cut(c.text), style=VERDICT_COLOURS[c.kind] if c.kind else "") for c in cells))
-    console.print(found)
+    listed = {title: [cells[place] for place in order[:LISTED]] for title, cells in _narrow(told, console.width).items()}
+    console.print(_laid(listed, console.width))
     if len(order) > LISTED:
         console.print(f"the first {LISTED} of {len(order)}; the page and --json have all", style="dim", highlight=False)
     if told.repeated:
         console.print(f"\n{SEEDS}", style="dim", highlight=False)
-        console.print(_seeds(told))
+        console.print(_laid(told.seeds(), console.width))
     console.print(told.sentence, style="bold", highlight=False)
 
 
-def _seeds(told: Comparison) -> Table:
-    """A row a recipe."""
+def _laid(columns: dict[str, list[Cell]], width: int) -> Table:
+    """A row a run; where that is too wide, and the other way is narrower, a column a run."""
     from hjepa.report import bare
 
-    columns = told.seeds()
-    made = bare(*columns, words=[title for title, cells in columns.items() if all(cell.value is None for cell in cells)])
-    for cells in zip(*columns.values(), strict=True):
-        made.add_row(*(_cut(cell.text) for cell in cells))
+    runs = list(zip(*columns.values(), strict=True))
+    upright = sum(map(_width, columns.items()))
+    aside = _width(("", [Cell(title) for title in columns])) + sum(_width(("", list(cells))) for cells in runs)
+    if aside < upright > width:
+        made = bare("", *(str(number) for number, _ in enumerate(runs, start=1)), words=("",))
+        for title, cells in columns.items():
+            made.add_row(title, *map(_coloured, cells))
+        return made
+    numeric = {title for title, cells in columns.items() if any(cell.value is not None and not cell.kind for cell in cells)}
+    made = bare(*columns, words=[title for title in columns if title not in numeric])
+    for run in runs:
+        made.add_row(*map(_coloured, run))
     return made
+
+
+def _coloured(cell: Cell) -> Text:
+    from rich.text import Text
+
+    return Text(_cut(cell.text), style=VERDICT_COLOURS[cell.kind] if cell.kind else "")
 
 
 def _narrow(told: Comparison, width: int) -> dict[str, list[Cell]]:

@@ -182,3 +182,12 @@ def test_a_thousand_trials_take_no_time(tmp_path: Path, monkeypatch: pytest.Monk
     begun = time.process_time()
     assert len(gather([str(folder)]).runs) == 1000
     assert time.process_time() - begun < 3
+
+
+def test_where_a_row_a_run_is_too_wide_there_is_a_column_a_run(runs: Path) -> None:
+    told = gather(["alive", "dead"])
+    wide, narrow = printed(told, 300), printed(told, 42)
+    rows = [line.split() for line in narrow.splitlines() if line.strip()]
+    assert ["run", "alive", "dead"] in rows
+    assert any(line.split()[:1] == ["alive"] for line in wide.splitlines())
+    assert "…" not in narrow
