@@ -12,7 +12,7 @@ from benchmarks.table import with_tables
 
 NAMES = (
     *("step", "data", "penalties", "checkpoint", "startup", "tracking", "masks", "attention", "masked_step", "cost_volume"),
-    "rooms",
+    *("rooms", "planning"),
 )
 README = Path(__file__).with_name("README.md")
 
