@@ -10,7 +10,10 @@ from pathlib import Path
 from benchmarks.harness import RESULTS
 from benchmarks.table import with_tables
 
-NAMES = ("step", "data", "penalties", "checkpoint", "startup", "tracking", "masks", "attention", "masked_step", "cost_volume")
+NAMES = (
+    *("step", "data", "penalties", "checkpoint", "startup", "tracking", "masks", "attention", "masked_step", "cost_volume"),
+    *("rooms", "planning"),
+)
 README = Path(__file__).with_name("README.md")
 
 

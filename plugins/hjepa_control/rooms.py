@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,6 +62,17 @@ class World:
     walls: Sequence[Wall]
     boxes: Tensor
     """(B, M, 4)."""
+
+    @cached_property
+    def picture(self) -> Tensor:
+        """(B, S, S) uint8: 255 where a pixel is wall; what lies outside of the border is empty, as in the original."""
+        at = torch.arange(SIZE, dtype=self.boxes.dtype, device=self.boxes.device)
+        low, high = self.boxes[..., None].chunk(2, dim=2)
+        across, down = ((at > low) & (at < high)).to(at.dtype).unbind(dim=2)
+        solid = down.mT @ across > 0  # some box holds both: a product of matrices is the fastest way to ask
+        edge, end = BORDER - 1, SIZE - BORDER
+        solid[:, :edge], solid[:, end + 1 :], solid[:, :, :edge], solid[:, :, end + 1 :] = False, False, False, False
+        return solid.to(torch.uint8) * 255
 
 
 class Rooms:
@@ -216,24 +228,12 @@ class Rooms:
     def shown(self, world: World, places: Tensor, others: Tensor) -> Tensor:
         """Pictures (B, T, 2, S, S) uint8: all dots, and the walls. Where dots lie on one another, the brightest is seen."""
         pictures = torch.zeros(*places.shape[:2], 2, SIZE, SIZE, dtype=torch.uint8, device=places.device)
-        pictures[:, :, 1] = self._walls(world)[:, None]
+        pictures[:, :, 1] = world.picture[:, None]
         flat = pictures.view(-1, 2 * SIZE * SIZE)
         for dots, full in ((places, 1.0), *((dots, DIM) for dots in others.unbind(dim=2))):
             pixels, bright = _dots(dots.flatten(0, 1), full)
             flat.scatter_(1, pixels, torch.maximum(bright, flat.gather(1, pixels)))
         return pictures
-
-    def _walls(self, world: World) -> Tensor:
-        """(B, S, S) uint8: 255 where a pixel is wall; what lies outside of the border is empty, as in the original."""
-        at = torch.arange(SIZE, dtype=world.boxes.dtype, device=world.boxes.device)
-        inside = [(at > low[..., None]) & (at < high[..., None]) for low, high in self._sides(world)]
-        solid = (inside[1][..., :, None] & inside[0][..., None, :]).any(dim=1)
-        edge, end = BORDER - 1, SIZE - BORDER
-        solid[:, :edge], solid[:, end + 1 :], solid[:, :, :edge], solid[:, :, end + 1 :] = False, False, False, False
-        return solid.to(torch.uint8) * 255
-
-    def _sides(self, world: World) -> list[tuple[Tensor, Tensor]]:
-        return [(world.boxes[..., axis], world.boxes[..., axis + 2]) for axis in (0, 1)]
 
 
 def pictured(shown: Tensor) -> Tensor:
