@@ -82,6 +82,8 @@ class Setting:
         with torch.no_grad():
             record = episodes.acted(self.world, self.tasks, policy, self.keys.steps, self.keys.replan, self.memory)
         scores = episodes.scores(record)
+        if record.position is not None:
+            scores |= episodes.by_distance(record, self.world.goal()["position"][:, 0])
         if isinstance(policy, Planned):
             scores |= episodes.cost_of(policy, len(self.tasks))
         return Acted(record, scores, policy)

@@ -17,6 +17,9 @@ from hjepa.contracts import ActionSpace, Batch, Cost, Environment, Plan, Planner
 from hjepa.flops import counted
 from hjepa.randomness import Key, uniform
 
+THIRDS = ("near", "middle", "far")
+"""How tasks are called by the distance of their goals."""
+
 
 class Policy(Protocol):
     """Says what to do."""
@@ -273,6 +276,14 @@ def scores(record: Record) -> dict[str, float]:
     if travelled is not None:
         found["path"] = float(travelled[hit].mean()) if hit.any() else math.nan
     return found
+
+
+def by_distance(record: Record, goal: Tensor) -> dict[str, float]:
+    """Which share of the goals (B, P) was reached of the third that begins nearest to them, of the middle one, of the furthest."""
+    assert record.position is not None
+    order = (record.position[:, 0] - goal).norm(dim=-1).argsort(stable=True)
+    thirds = record.reached.any(1)[order].float().tensor_split(3)
+    return {name: float(third.mean()) for name, third in zip(THIRDS, thirds, strict=True) if len(third)}
 
 
 def cost_of(policy: Planned, tasks: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hjepa.contracts import States
 from hjepa.planning import maps
+from hjepa.planning.episodes import THIRDS
 from hjepa.planning.maps import Map
 from hjepa.report import bare
 
@@ -55,6 +56,7 @@ def table(acted: Mapping[str, Acted], console: Console) -> None:
             name,
             _percent(of["success"]),
             f"{_percent(of['low'])} to {_percent(of['high'])}",
+            *(_percent(of[third]) if third in of else "" for third in THIRDS),
             _percent(of["at_the_end"]),
             _number(of["steps"]),
             _number(of.get("path")),
