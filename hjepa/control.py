@@ -107,12 +107,16 @@ class Problem:
         return rolled
 
     def cost(self, trajectory: States) -> Cost:
-        """Trajectory (B*S, K, N, D) -> (B, S): the costs of the level, and those above of how far a waypoint is."""
+        """Trajectory (B*S, K, N, D) -> (B, S): the costs of the level, and those above of how far a waypoint is.
+
+        Where nothing counts at the level, and no waypoint is given, it is judged by what counts above.
+        """
         cost = self._cost(trajectory, self.goal)
-        if self.waypoint is not None and self.above is not None:
-            further = self.above._cost(self.up(trajectory), self.waypoint)
-            cost = Cost(cost.value + further.value, cost.violation + further.violation)
-        return cost
+        if self.above is None or (self.waypoint is None and self.costs):
+            return cost
+        up = self.up(trajectory)
+        further = self.above.cost(up) if self.waypoint is None else self.above._cost(up, self.waypoint)
+        return Cost(cost.value + further.value, cost.violation + further.violation)
 
     def _cost(self, trajectory: States, goal: States | None) -> Cost:
         rows = self._rows(len(trajectory.time))

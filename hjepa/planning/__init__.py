@@ -181,8 +181,10 @@ def problems(study: Study) -> list[Problem]:
         if level not in (*keys.horizon, WORLD):
             said = f"{level!r} does not plan{nearest(level, planning)} (there are: {listed([*keys.horizon, WORLD])})"
             found.append(Problem(f"plan.costs.{label}.level", said))
-    idle = set(planning) - set(counted.values())
-    found += [Problem("plan.costs", f"nothing counts at {label!r}: every plan would be as good") for label in sorted(idle)]
+    levels, used = list(keys.horizon), set(counted.values())
+    idle = [label for place, label in enumerate(levels) if not used & set(levels[place:])]
+    idle += [WORLD] if keys.oracle and WORLD not in used else []
+    found += [Problem("plan.costs", f"nothing counts at {label!r}, nor above: every plan would be as good") for label in idle]
     return found
 
 

@@ -130,3 +130,16 @@ def test_what_cannot_be_planned_is_refused(world: Stack) -> None:
         posed(world, "low").towards(control.perceived(world, "world", seen(3))["high"])
     with pytest.raises(Mistake, match=r"no level to plan with is named \(there are: low, high\)"):
         posed(world)
+
+
+def test_where_nothing_counts_a_level_is_judged_by_what_counts_above(world: Stack) -> None:
+    """And where something does, by that alone, until a waypoint is given."""
+    costs: dict[str, list[control.Weighted]] = {"high": [(Far(), 1.0)]}
+    goal = seen(6)
+    ladder = control.problem(world, "world", {"low": 4, "high": 1}, seen(6), goal, costs, WORLD)
+    trajectory = ladder.rollout(moves(3, 5, 4))
+    assert ladder.above is not None
+    assert torch.equal(ladder.cost(trajectory).value, ladder.above.cost(ladder.up(trajectory)).value)
+    assert ladder.cost(trajectory).value.std() > 0
+    own = posed(world, "low", "high", goal=goal)
+    assert torch.equal(own.cost(trajectory).value, posed(world, "low", goal=goal).cost(trajectory).value)

@@ -92,6 +92,13 @@ def test_levels_plan_with_as_much_of_what_can_be_done_as_they_shall() -> None:
     assert actions.abs().max() > whole.world.actions.high[0] / 8
 
 
+def test_a_level_where_nothing_counts_needs_one_above_where_something_does() -> None:
+    cost = {"goal": {"name": "distance", "level": "room"}}
+    assert not made(horizon={"state": 4, "room": 1}, oracle={}, costs=cost).problems
+    (problem,) = made(horizon={"room": 1, "state": 4}, oracle={}, costs=cost).problems
+    assert "nothing counts at 'state', nor above" in problem.message
+
+
 def test_levels_plan_from_the_top_down_and_see_as_many_frames_as_one_step_of_the_highest_needs() -> None:
     costs = {label: {"name": "distance", "level": label} for label in ("state", "room")}
     found = setting(horizon={"state": 4, "room": 2}, oracle={}, costs=costs, planner={"name": "hierarchical", "inner": PLANNER})
