@@ -244,14 +244,18 @@ def check(
         from hjepa import flops, report, search, stack
 
         plan.problems += search.problems(plan, registry)
-        composed = stack.check(plan)
-        rows = stack.described(composed)
-        counted = flops.of_step(plan) if work else None
+        if plan.order["levels"]:
+            rows = stack.described(stack.check(plan))
+            counted = flops.of_step(plan) if work else None
+        else:
+            plan.complain()
+            rows, counted = [], None
     if as_json:
         _print_json({"study": plan.name, "levels": rows} | ({"flops": counted} if work else {}))
     else:
         notes = [search.told(plan.search)] if plan.search else []
         notes += [f"a step computes {counted / 1e9:,.3g} GFLOP, forward and backward"] if counted is not None else []
+        notes += [] if rows else ["it learns nothing, and acts with the world itself as the model"]
         report.composition(rows, _console(), notes)
 
 

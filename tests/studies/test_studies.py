@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hjepa import optimizers, registry, runs, stack, train
+from hjepa import optimizers, planning, registry, runs, stack, train
 from hjepa.study import Study, read
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+LEARNING = [path for path in STUDIES if "\nlevels:" in path.read_text() or "\nextends:" in path.read_text()]
+ACTING = [path for path in STUDIES if path not in LEARNING]
 SMALL = ("train.steps=2", "train.diagnose_every=1", "evaluate.samples=8")
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LEARNING, ids=lambda path: path.stem)
 def test_every_study_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plugins = registry.load()
@@ -44,5 +46,14 @@ def _folders(study: Study, path: Path) -> list[str]:
     return [f"data.{label}.path={path / label}" for label in labels]
 
 
+@pytest.mark.parametrize("path", ACTING, ids=lambda path: path.stem)
+def test_what_acts_without_learning_acts(path: Path) -> None:
+    few = ["plan.steps=3", "plan.tasks.count=2", "plan.planner.samples=8", "plan.planner.elites=2"]
+    setting = planning.of_run(str(path), few, registry.load(), print)
+    acted = {name: setting.act(name) for name in setting.policies()}
+    assert list(acted) == ["random", "straight", "oracle"]
+    assert acted["oracle"].scores["evaluations"] > 0
+
+
 def test_there_are_studies() -> None:
-    assert len(STUDIES) >= 3
+    assert len(LEARNING) >= 3 and ACTING

@@ -182,5 +182,10 @@ def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, 
         cli.app(["plan", str(file), "plan.tasks.count=2", "--json"])
     assert not ended.value.code
     said = capsys.readouterr()
+    with pytest.raises(SystemExit) as checked:
+        cli.app(["check", str(file)])
+    assert not checked.value.code and "learns nothing" in capsys.readouterr().err
+    with pytest.raises(Mistake, match="there is nothing to train"):
+        cli.app(["train", str(file)], standalone_mode=False)
     assert json.loads(said.out.splitlines()[-1])["metrics"].keys() >= {"plan/oracle_success", "plan/straight_success"}
     assert "oracle" in said.err
