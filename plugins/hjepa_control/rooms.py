@@ -114,11 +114,14 @@ class Rooms:
         numbers = self.drawn(key)
         world = self.world(numbers)
         (start, first), (goal, second) = self._tried(world, key, "start"), self._tried(world, key, "goal")
+        turned = (torch.arange(TRIED)[:, None] + torch.arange(TRIED)).flatten() % TRIED  # each start with each goal
+        start, first = start.repeat(1, TRIED, 1), first.repeat(1, TRIED)
+        goal, second = goal[:, turned], second[:, turned]
         away = (start - goal).norm(dim=-1)
         good = first & second & (self.room(world, start) != self.room(world, goal)) & (away >= nearest) & (away <= furthest)
         if not good.any(dim=1).all():
             raise Mistake(
-                f"no two places in different rooms are {nearest:g} to {furthest:g} pixels apart, of {TRIED} that were tried"
+                f"no two places in different rooms are {nearest:g} to {furthest:g} pixels apart, of {TRIED**2} that were tried"
             )
         which = good.int().argmax(dim=1)[:, None, None].expand(-1, 1, 2)
         return torch.cat((start.gather(1, which)[:, 0], goal.gather(1, which)[:, 0], numbers), dim=1)
