@@ -46,6 +46,8 @@ class Setting:
         self.study, self.stack, self.device, self.run = study, stack, device, run
         self.plan, self.keys, self.maker = study.plan, study.plan.keys, Maker(study)
         self.world: Environment = self._made(self.plan.environment, 0)
+        if self.keys.oracle and not hasattr(self.world, "truth"):
+            raise Mistake(f"plan.oracle: {self.plan.environment.name} cannot be its own model; leave it out")
         self.tasks = self._tasks().to(self.device)
         self.key = Key.of(self.study.seed, "plan", device=self.device).fold(torch.arange(len(self.tasks), device=self.device))
 

@@ -134,6 +134,12 @@ def test_a_study_without_a_plan_cannot_act() -> None:
         Setting(study, None, torch.device("cpu"))
 
 
+def test_a_world_that_is_no_model_of_itself_is_refused_as_one() -> None:
+    pytest.importorskip("gymnasium")
+    with pytest.raises(Mistake, match="plan.oracle: gymnasium cannot be its own model"):
+        setting(environment={"name": "gymnasium", "id": "MountainCarContinuous-v0"})
+
+
 def test_the_table_names_every_policy_and_what_it_reached() -> None:
     found = setting(oracle={})
     acted = {name: found.act(name) for name in found.policies()}
