@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hjepa.contracts import Count, Spec, States
+from hjepa.contracts import Count, Spec
 from hjepa.nn import linear
-from hjepa_forecast.markov import Carry, Leads, started, stepped, taught
+from hjepa_forecast.markov import Leads, Markov
 
 
-class StepConv(nn.Module):
+class StepConv(Markov):
     """Predicts each token of the next step from the tokens around it, and from what leads there: action, condition and z.
 
     width: channels between; depth: residual layers, each of which sees one place further; kernel: how many places wide a layer sees;
@@ -49,25 +49,7 @@ class StepConv(nn.Module):
         self.guide = nn.Sequential(linear(wide, width), nn.SiLU(), linear(width, 2 * width * depth)) if wide else None
         self.out = linear(width, spec.width, scale=0.02 if residual else 1.0)
 
-    def forward(self, states: States, condition: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        """(B, T-1, N, D): steps 1 to T-1, each from the true step before it.
-
-        condition (B, 1, C) or (B, T, C), z (B, T-1, Z) or none for zeros. What belongs to step t leads to step t + 1.
-        ValueError where an action, a condition or z is missing, unknown here or of another width.
-        """
-        return taught(self._next, states, condition, z)
-
-    def start(self, states: States, condition: Tensor | None = None) -> Carry:
-        """The carry that has seen all of `states`."""
-        return started(states, condition)
-
-    def step(
-        self, carry: Carry, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
-    ) -> tuple[Tensor, Carry]:
-        """action (B, A), condition (B, 1, C) or none for the one before, z (B, Z) -> the next step (B, N, D) and its carry."""
-        return stepped(self._next, carry, action, condition, z)
-
-    def _next(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
+    def following(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
         """What comes after each step of tokens (B, T, N, D); what leads there is (B, T, ...) or (B, 1, ...)."""
         flat = tokens.flatten(0, 1)
         maps = flat.view(-1, *self.spec.grid, self.spec.width).permute(0, 3, 1, 2)  # channels last, as tokens are: no copy

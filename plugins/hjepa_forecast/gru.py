@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hjepa.contracts import Spec, States, Whole
+from hjepa.contracts import Spec, Whole
 from hjepa.nn import linear
-from hjepa_forecast.markov import Carry, Leads, started, stepped, taught
+from hjepa_forecast.markov import Leads, Markov
 
 KEEPING = 2.0
 """The bias that the gate which keeps the state begins with: 0.88 of it are kept, so that gradients come through many steps."""
 
 
-class GRU(nn.Module):
+class GRU(Markov):
     """Predicts each token of the next step from the same token of this one, and from what leads there: action, condition and z.
 
     hidden: width of a layer between, which sees the token and what leads on, so that an action can do different things in
@@ -37,25 +37,7 @@ class GRU(nn.Module):
         reads = hidden or self.leads.width
         self.of_read = linear(reads, 3 * spec.width) if reads else None
 
-    def forward(self, states: States, condition: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        """(B, T-1, N, D): steps 1 to T-1, each from the true step before it.
-
-        condition (B, 1, C) or (B, T, C), z (B, T-1, Z) or none for zeros. What belongs to step t leads to step t + 1.
-        ValueError where an action, a condition or z is missing, unknown here or of another width.
-        """
-        return taught(self._next, states, condition, z)
-
-    def start(self, states: States, condition: Tensor | None = None) -> Carry:
-        """The carry that has seen all of `states`."""
-        return started(states, condition)
-
-    def step(
-        self, carry: Carry, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
-    ) -> tuple[Tensor, Carry]:
-        """action (B, A), condition (B, 1, C) or none for the one before, z (B, Z) -> the next step (B, N, D) and its carry."""
-        return stepped(self._next, carry, action, condition, z)
-
-    def _next(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
+    def following(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
         """What comes after each step of tokens (B, T, N, D); what leads there is (B, T, ...) or (B, 1, ...)."""
         read = self.leads(tokens, action, condition, z)
         if self.between is not None:

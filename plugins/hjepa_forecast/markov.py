@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hjepa.contracts import Spec, States
-
-Next = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor]
-"""What comes after each step of tokens (B, T, N, D), by an action, a condition and z that are (B, T, ...) or (B, 1, ...)."""
 
 
 class Carry(TypedDict):
@@ -23,28 +19,37 @@ class Carry(TypedDict):
     """(B, 1, C): the newest one, which holds until another is given."""
 
 
-def taught(following: Next, states: States, condition: Tensor | None, z: Tensor | None) -> Tensor:
-    """(B, T-1, N, D): steps 1 to T-1, each from the true step before it."""
-    if condition is not None and condition.shape[1] > 1:
-        condition = condition[:, :-1]
-    return following(_read(states)[:, :-1], states.actions, condition, z)
+class Markov(nn.Module):
+    """A predictor that looks at the last step alone. What comes next, `following` says."""
 
+    def following(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
+        """What comes after each step of tokens (B, T, N, D); what leads there is (B, T, ...) or (B, 1, ...)."""
+        raise NotImplementedError
 
-def started(states: States, condition: Tensor | None) -> Carry:
-    """The carry that has seen all of `states`."""
-    last = _read(states)[:, -1]
-    condition = last.new_zeros(len(last), 1, 0) if condition is None else condition
-    return {"last": last, "condition": condition[:, -1:]}
+    def forward(self, states: States, condition: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+        """(B, T-1, N, D): steps 1 to T-1, each from the true step before it.
 
+        condition (B, 1, C) or (B, T, C), z (B, T-1, Z) or none for zeros. What belongs to step t leads to step t + 1.
+        ValueError where an action, a condition or z is missing, unknown here or of another width.
+        """
+        if condition is not None and condition.shape[1] > 1:
+            condition = condition[:, :-1]
+        return self.following(_read(states)[:, :-1], states.actions, condition, z)
 
-def stepped(
-    following: Next, carry: Carry, action: Tensor | None, condition: Tensor | None, z: Tensor | None
-) -> tuple[Tensor, Carry]:
-    """action (B, A), condition (B, 1, C) or none for the one before, z (B, Z) -> the next step (B, N, D) and its carry."""
-    condition = carry["condition"] if condition is None else condition
-    action, z = (None if lead is None else lead[:, None] for lead in (action, z))
-    predicted = following(carry["last"][:, None], action, condition, z)[:, 0]
-    return predicted, {"last": predicted, "condition": condition}
+    def start(self, states: States, condition: Tensor | None = None) -> Carry:
+        """The carry that has seen all of `states`."""
+        last = _read(states)[:, -1]
+        condition = last.new_zeros(len(last), 1, 0) if condition is None else condition
+        return {"last": last, "condition": condition[:, -1:]}
+
+    def step(
+        self, carry: Carry, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
+    ) -> tuple[Tensor, Carry]:
+        """action (B, A), condition (B, 1, C) or none for the one before, z (B, Z) -> the next step (B, N, D) and its carry."""
+        condition = carry["condition"] if condition is None else condition
+        action, z = (None if lead is None else lead[:, None] for lead in (action, z))
+        predicted = self.following(carry["last"][:, None], action, condition, z)[:, 0]
+        return predicted, {"last": predicted, "condition": condition}
 
 
 class Leads:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hjepa.contracts import Count, Spec, States
+from hjepa.contracts import Count, Spec
 from hjepa.nn import linear
 from hjepa.nn.batch_norm import BatchNorm
-from hjepa_forecast.markov import Carry, Leads, started, stepped, taught
+from hjepa_forecast.markov import Leads, Markov
 
 
-class StepMLP(nn.Module):
+class StepMLP(Markov):
     """Predicts each token of the next step from the same token of this one, and from what leads there: action, condition and z.
 
     hidden: width of the layers between, by default four times that of the states; depth: how many of them;
@@ -36,25 +36,7 @@ class StepMLP(nn.Module):
             inputs = hidden
         self.layers = nn.Sequential(*layers, linear(inputs, spec.width, scale=0.02 if residual else 1.0))
 
-    def forward(self, states: States, condition: Tensor | None = None, z: Tensor | None = None) -> Tensor:
-        """(B, T-1, N, D): steps 1 to T-1, each from the true step before it.
-
-        condition (B, 1, C) or (B, T, C), z (B, T-1, Z) or none for zeros. What belongs to step t leads to step t + 1.
-        ValueError where an action, a condition or z is missing, unknown here or of another width.
-        """
-        return taught(self._next, states, condition, z)
-
-    def start(self, states: States, condition: Tensor | None = None) -> Carry:
-        """The carry that has seen all of `states`."""
-        return started(states, condition)
-
-    def step(
-        self, carry: Carry, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
-    ) -> tuple[Tensor, Carry]:
-        """action (B, A), condition (B, 1, C) or none for the one before, z (B, Z) -> the next step (B, N, D) and its carry."""
-        return stepped(self._next, carry, action, condition, z)
-
-    def _next(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
+    def following(self, tokens: Tensor, action: Tensor | None, condition: Tensor | None, z: Tensor | None) -> Tensor:
         """What comes after each step of tokens (B, T, N, D); what leads there is (B, T, ...) or (B, 1, ...)."""
         leads = self.leads(tokens, action, condition, z).expand(*tokens.shape[:3], -1)
         out: Tensor = self.layers(torch.cat((tokens, leads), dim=-1))
