@@ -136,7 +136,7 @@ def test_a_study_without_a_plan_cannot_act() -> None:
 
 def test_a_world_that_is_no_model_of_itself_is_refused_as_one() -> None:
     pytest.importorskip("gymnasium")
-    with pytest.raises(Mistake, match="plan.oracle: gymnasium cannot be its own model"):
+    with pytest.raises(Mistake, match=r"plan\.oracle: gymnasium cannot be its own model"):
         setting(environment={"name": "gymnasium", "id": "MountainCarContinuous-v0"})
 
 
