@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hjepa import registry, study, sweep
+from hjepa import journal, registry, study, sweep
 from hjepa.sweep import Sweep, Work
 
 REGISTRY = registry.load()
@@ -59,8 +58,8 @@ def states(one: Sweep) -> list[str]:
 
 
 def events(run: Path, *kinds: str) -> list[tuple[str, int]]:
-    records = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
-    return [(record["event"], record["step"]) for record in records if record.get("event") in kinds]
+    """Of those that are written by now: a worker may be in the middle of the last line."""
+    return [(record["event"], record["step"]) for record in journal.read(run / "journal.jsonl") if record.get("event") in kinds]
 
 
 def quiet(message: str) -> None:
