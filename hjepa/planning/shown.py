@@ -41,6 +41,7 @@ def table(acted: Mapping[str, Acted], console: Console) -> None:
         "by",
         "reached",
         "95 %",
+        *THIRDS,
         "at the end",
         "steps",
         "path",

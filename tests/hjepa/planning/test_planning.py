@@ -146,6 +146,8 @@ def test_the_table_names_every_policy_and_what_it_reached() -> None:
     console = Console(file=(out := io.StringIO()), width=150)
     shown.table(acted, console)
     assert all(name in out.getvalue() for name in acted)
+    titles = out.getvalue().splitlines()[1].split()
+    assert titles[:2] == ["by", "reached"] and titles[4:7] == ["near", "middle", "far"] and titles[-1] == "surprise"
     assert "candidate that leads to the goal" in out.getvalue()
     assert shown.line("random", acted["random"]) == "random: 0 % of the goals"
 
