@@ -86,6 +86,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
+    @property
+    def model(self) -> dict[str, Tensor]:
+        """Those of what was trained, by their names in it."""
+        return {name.removeprefix("model/"): tensor for name, tensor in self.tensors.items() if name.startswith("model/")}
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Writing

@@ -243,8 +243,7 @@ class Trainer:
 
     def restore(self, saved: checkpoint.Checkpoint) -> int:
         """The state of a checkpoint, whose next step is then the next here. How many metrics records the journal had."""
-        model = {name.removeprefix("model/"): tensor for name, tensor in saved.tensors.items() if name.startswith("model/")}
-        load_state(self.stack, model, str(saved.path))
+        load_state(self.stack, saved.model, str(saved.path))
         own = self.optimizer.optimizer.state_dict()
         try:
             moments = checkpoint.unflatten(saved.facts["optimizer"], saved.tensors)

@@ -91,6 +91,10 @@ class Setting:
         return Acted(record, scores, policy)
 
     def _planned(self, pose: Callable[[Batch, int], PlanningProblem], clock: int) -> Planned:
+        if self.keys.replan % clock:
+            raise Mistake(
+                f"plan.replan: {self.keys.replan} is no multiple of {clock}, the steps of the world in one that is planned"
+            )
         planner: Planner = self._made(self.plan.planner)
         return Planned(self.world, planner, pose, self.key, self.keys.replan, clock)
 
@@ -126,7 +130,13 @@ class Setting:
         horizons = {label: min(self.keys.horizon[label], math.ceil(left / spec.clock)) for label, spec in specs.items()}
         costs = {label: self._costs(label, spec) for label, spec in specs.items()}
         goal = episodes.standing(self.world.goal(), self.memory, len(self.world.actions.low))
-        return control.problem(stack, source, horizons, observed, goal, costs, self._space())
+        problem = control.problem(stack, source, horizons, observed, goal, costs, self._space())
+        (lowest, spec), *_ = specs.items()
+        if len(problem.space.low) != spec.clock * len(self.world.actions.low):
+            raise Mistake(
+                f"plan.horizon: the actions of {lowest!r} are macro-actions, which nobody can do; name a level below it"
+            )
+        return problem
 
     def _space(self) -> ActionSpace:
         """What levels plan with: a model knows only what it has seen done."""
@@ -149,8 +159,7 @@ def of_run(reference: str, overrides: list[str], registry: Registry, say: Callab
     datasets = making.made_sources(study)
     stack = making.new_stack(study, datasets, device)
     saved = checkpoint.newest(run.checkpoints, say)
-    own = {name.removeprefix("model/"): tensor for name, tensor in saved.tensors.items() if name.startswith("model/")}
-    load_state(stack, own, str(saved.path))
+    load_state(stack, saved.model, str(saved.path))
     return Setting(study, stack.eval().requires_grad_(False), device, run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from planned import PLANNER, STUDY, made, setting
 from rich.console import Console
 
 from hjepa import cli, planning, registry, runs
+from hjepa.compose import make_sources, streams_of
 from hjepa.errors import Mistake
 from hjepa.planning import Setting, shown
+from hjepa.stack import Stack
 from hjepa.study import parse
 
 
@@ -138,6 +141,25 @@ def test_a_world_that_is_no_model_of_itself_is_refused_as_one() -> None:
     pytest.importorskip("gymnasium")
     with pytest.raises(Mistake, match=r"plan\.oracle: gymnasium cannot be its own model"):
         setting(environment={"name": "gymnasium", "id": "MountainCarContinuous-v0"})
+
+
+def test_what_cannot_be_done_step_by_step_is_refused() -> None:
+    costs = {"goal": {"name": "distance", "level": "room"}}
+    slower = {"horizon": {"room": 2}, "oracle": {}, "costs": costs}
+    assert setting(**slower).act("planned").record.reached.shape == (3, 4)
+    with pytest.raises(Mistake, match=r"plan\.replan: 3 is no multiple of 2"):
+        setting(**slower, replan=3).act("planned")
+
+
+def test_actions_that_nobody_can_do_are_refused() -> None:
+    costs = {"goal": {"name": "distance", "level": "room"}}
+    raw = deepcopy(STUDY)
+    raw["levels"]["room"]["macro_action"] = "sum"
+    raw["plan"] |= {"horizon": {"room": 2}, "oracle": {}, "costs": costs}
+    study = parse(raw, registry.load())
+    found = Setting(study, Stack(study, streams_of(make_sources(study))).eval(), torch.device("cpu"))
+    with pytest.raises(Mistake, match="the actions of 'room' are macro-actions"):
+        found.act("planned")
 
 
 def test_the_table_names_every_policy_and_what_it_reached() -> None:
