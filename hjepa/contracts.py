@@ -539,6 +539,10 @@ class PlanningProblem(Protocol):
         """K, how many steps a plan has."""
 
     @property
+    def at_once(self) -> int:
+        """How many trajectories are best made at once; more of them are judged in parts, so that memory is enough, and near."""
+
+    @property
     def space(self) -> ActionSpace: ...
 
     @property

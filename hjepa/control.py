@@ -24,6 +24,12 @@ Weighted = tuple[CostTerm, float | Tensor]
 """A cost, and its weight: a number, or one for each task (B,)."""
 
 
+CACHE = 1 << 22
+"""Bytes of the states of one step that many trajectories may have, so that a CPU finds them in its cache for the next one."""
+MEMORY = 1 << 32
+"""Bytes of the states of all steps of them, on a GPU."""
+
+
 def perceived(stack: Stack, source: str, observed: Batch) -> dict[str, States]:
     """The states of each level of which enough is observed; the last one is now. Observations may have any number of steps."""
     seen: dict[str, States] = {}
@@ -79,6 +85,13 @@ class Problem:
     def batch(self) -> int:
         """B, how many tasks there are."""
         return len(self.start.time)
+
+    @property
+    def at_once(self) -> int:
+        """As many as have room in a cache, on a GPU in a part of its memory."""
+        tokens = self.start.tokens
+        room = CACHE if tokens.device.type == "cpu" else MEMORY // self.horizon
+        return max(1, room // (tokens[0, 0].numel() * tokens.element_size()))
 
     @property
     def now(self) -> States:

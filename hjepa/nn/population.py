@@ -54,10 +54,10 @@ class Ranked:
 
 def judged(problem: PlanningProblem, candidates: Tensor) -> Ranked:
     """Candidates (B, S, K, A) by what they cost; a cost that is not a number is infinite."""
-    cost = problem.cost(problem.rollout(candidates))
-    return ranked(
-        candidates, Cost(cost.value.nan_to_num(torch.inf, torch.inf), cost.violation.nan_to_num(torch.inf, torch.inf))
-    )
+    parts = torch.split(candidates, max(1, problem.at_once // problem.batch), dim=1)
+    costs = [problem.cost(problem.rollout(part)) for part in parts]
+    value, violation = (torch.cat([getattr(cost, name) for cost in costs], dim=1) for name in ("value", "violation"))
+    return ranked(candidates, Cost(value.nan_to_num(torch.inf, torch.inf), violation.nan_to_num(torch.inf, torch.inf)))
 
 
 def ranked(candidates: Tensor, cost: Cost) -> Ranked:

@@ -226,6 +226,10 @@ class Watched:
         return self.inner.horizon
 
     @property
+    def at_once(self) -> int:
+        return self.inner.at_once
+
+    @property
     def space(self) -> ActionSpace:
         return self.inner.space
 

@@ -22,6 +22,9 @@ from hjepa_control.wander import steps
 AWAY = 3.0, 10.0
 """How far from the middle of a wall a walk begins that shall lead through its door, in pixels; one that shall meet it, at most."""
 
+SLIGHT = 1e-3
+"""Pixels that rounding may add to a step."""
+
 
 class Trajectories:
     """Walks of a dot in a world of rooms, each in a layout of its own.
@@ -40,6 +43,7 @@ class Trajectories:
         frames (B,T,2,65,65): the dot, and the walls; in [0,1].
         actions (B,T-1,2): (x, y) in pixels, what was done; a wall may have been in the way.
         position (B,T,2): (x, y) of the dot, in pixels.
+        stopped (B,T) bool: whether a wall was in the way of the step that led here.
         distractors (B,T,2N): (x, y) of each of N distractors, where the world has some.
         layout (B,L): the numbers of the layout.
 
@@ -83,7 +87,8 @@ class Trajectories:
         world = self.rooms.world(layout)
         position, actions = self.walked(world, key)
         others = walked(key, self.rooms.distractors, self.frames)
-        return self.rooms.seen(world, position, others) | {"actions": actions, "layout": layout}
+        told = {"actions": actions, "layout": layout, "stopped": stopped(position, actions)}
+        return self.rooms.seen(world, position, others) | told
 
     def walked(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
         """Positions (B,T,2), and the actions (B,T-1,2) between them."""
@@ -122,3 +127,9 @@ class Trajectories:
         which = (2 * free.int() + (away < AWAY[1]).int()).argmax(dim=1)[:, None, None].expand(-1, 1, 2)
         place, ahead = (points.gather(1, which)[:, 0] for points in (places, wall - places))
         return place, torch.atan2(ahead[:, 1], ahead[:, 0])
+
+
+def stopped(position: Tensor, actions: Tensor) -> Tensor:
+    """(B,T) bool, of positions (B,T,2) and the actions (B,T-1,2) between them: where the last step went otherwise than was meant."""
+    otherwise = (position.diff(dim=1) - actions).abs().amax(-1) > SLIGHT
+    return torch.nn.functional.pad(otherwise, (1, 0))

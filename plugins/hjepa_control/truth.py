@@ -18,6 +18,9 @@ from torch import Tensor
 from hjepa.contracts import ActionSpace, Cost, CostTerm, States
 from hjepa_control.walls import cut, moved
 
+MANY = 1 << 16
+"""Trajectories of places, which are small."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -41,6 +44,10 @@ class Truth:
     @property
     def batch(self) -> int:
         return len(self.place)
+
+    @property
+    def at_once(self) -> int:
+        return MANY
 
     @property
     def space(self) -> ActionSpace:

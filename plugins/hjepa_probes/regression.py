@@ -34,6 +34,8 @@ class Regression:
         tokens: all of a step's tokens side by side (`flat`), as where something is may be said by which token says it; or
             their `mean`.
         ahead: own steps between the last state that is known and the one that is read; 0 reads encoded states.
+        only: a key of the batch, (B, T) of truth values: only those states are scored on the way to which, from the last that is known,
+            it was true at some own step; all where it is left out.
         against: other levels that predict the same ticks from the same starts, each read by its own readout.
         ridge: weight of the squared coefficients, beside a mean squared error of standardised features.
 
@@ -51,28 +53,29 @@ class Regression:
         features: Features = "online",
         tokens: Tokens = "flat",
         ahead: Whole = 0,
+        only: str | None = None,
         against: Sequence[str] = (),
         ridge: Positive = 1e-3,
     ) -> None:
         if against and not ahead:
             raise ValueError("against compares predictions, but ahead is 0, which reads encoded states")
         self.level, self.target, self.features, self.tokens = level, target, features, tokens
-        self.ahead, self.against, self.ridge = ahead, against, ridge
+        self.ahead, self.only, self.against, self.ridge = ahead, only, against, ridge
 
     def measure(self, observer: Observer) -> dict[str, float]:
         found = self._found(observer)
-        scores = {"r2": r2(found.predicted, found.truth), "error": rmse(found.predicted, found.truth)}
+        scored, truth, starts = found.scored, found.truth[found.scored], found.truth.shape[1]
+        scores = {"r2": r2(found.predicted[scored], truth), "error": rmse(found.predicted[scored], truth)}
         if not self.ahead:
             return scores
-        starts = found.truth.shape[1]
-        scores["r2_persistence"] = r2(found.encoded[:, :starts], found.truth)
-        scores["r2_encoded"] = r2(found.encoded[:, self.ahead :], found.truth)
+        scores["r2_persistence"] = r2(found.encoded[:, :starts][scored], truth)
+        scores["r2_encoded"] = r2(found.encoded[:, self.ahead :][scored], truth)
         time = self._seen(observer, self.level, "test").states.time
         for label in self.against:
             there, clock = self._seen(observer, label, "test").states.time, observer.spec(label).clock
             ways = [way(label, there, clock, time[:, start], time[:, start + self.ahead]) for start in range(starts)]
             predicted = self._predicted(observer, label, self._readout(observer, label), ways)
-            scores[f"r2_{label}"] = r2(predicted, found.truth)
+            scores[f"r2_{label}"] = r2(predicted[scored], truth)
         return scores
 
     def draw(self, observer: Observer, figure: Any) -> None:
@@ -102,7 +105,17 @@ class Regression:
         predicted = encoded
         if self.ahead:
             predicted = self._predicted(observer, self.level, readout, [(start, self.ahead) for start in range(starts)])
-        return Found(truth[:, self.ahead :], predicted, encoded, test.states.time[:, self.ahead :])
+        return Found(truth[:, self.ahead :], predicted, encoded, test.states.time[:, self.ahead :], self._scored(test, starts))
+
+    def _scored(self, test: Observation, starts: int) -> Tensor:
+        """(n, starts) bool. ValueError where none would be left."""
+        if self.only is None:
+            return torch.ones(len(test.states.time), starts, dtype=torch.bool)
+        true = aligned(test, self.only)[..., 0] > 0
+        scored = true[:, min(1, self.ahead) :].unfold(1, max(1, self.ahead), 1).any(-1)
+        if not scored.any():
+            raise ValueError(f"{self.only} is true nowhere in the samples that are tested, so there is nothing to score")
+        return scored
 
     def _seen(self, observer: Observer, level: str, split: str) -> Observation:
         return observer.observe(level, split, self.features)
@@ -129,6 +142,8 @@ class Found:
     """(n, T, P): what is read from every encoded state."""
     time: Tensor
     """(n, starts): base ticks."""
+    scored: Tensor
+    """(n, starts) bool."""
 
 
 def way(label: str, there: Tensor, clock: int, start: Tensor, stop: Tensor) -> tuple[int, int]:

@@ -68,6 +68,10 @@ class Truth:
         return len(self.place)
 
     @property
+    def at_once(self) -> int:
+        return 1 << 16
+
+    @property
     def space(self) -> ActionSpace:
         return ActionSpace(-self.stride * torch.ones(1), self.stride * torch.ones(1))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor
 
 from hjepa.contracts import ActionSpace, Cost, Plan
 from hjepa.nn import population
-from hjepa.nn.population import Ranked, anywhere, around, begun, near, ranked, reach, within
+from hjepa.nn.population import Ranked, anywhere, around, begun, judged, near, ranked, reach, within
 from hjepa.randomness import Key
 
 SPACE = ActionSpace(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0]))
@@ -86,3 +88,28 @@ def test_a_share_of_candidates_is_near_anchors_the_first_of_all_are_anchors() ->
     for share, free in ((0.0, 10), (0.3, 7), (1.0, 0)):
         found = around(AROUND, candidates, share, False, key)
         assert torch.equal(found[:, :free], candidates[:, :free]) and (apart(found[:, free:]) < 1.1).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 40])
+def test_many_candidates_are_judged_in_parts(at_once: int) -> None:
+    """P35: as if at once, and never more of them than there is room for."""
+
+    @dataclass
+    class Sum:
+        at_once: int
+        batch: int = 3
+        most: int = 0
+
+        def rollout(self, actions: Tensor) -> Tensor:
+            self.most = max(self.most, actions.shape[0] * actions.shape[1])
+            return actions
+
+        def cost(self, trajectory: Tensor) -> Cost:
+            value = trajectory.sum((2, 3))
+            return Cost(value, (value > 4).float())
+
+    candidates = torch.rand(3, 10, 4, 2, generator=torch.Generator().manual_seed(0))
+    problem, whole = Sum(at_once), Sum(100)
+    parts, once = judged(problem, candidates), judged(whole, candidates)  # type: ignore[arg-type]
+    assert torch.equal(parts.actions, once.actions) and torch.equal(parts.cost.value, once.cost.value)
+    assert problem.most <= max(3, at_once) and whole.most == 30

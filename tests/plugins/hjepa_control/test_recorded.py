@@ -51,7 +51,7 @@ def test_what_comes_back_is_what_was_walked(tmp_path: Path, monkeypatch: pytest.
     ).all(-1)
     assert rows.sum(1).tolist() == [1] * 20
     for name, value in batch.items():
-        assert torch.equal(value, expected[name][rows.int().argmax(1)]) and value.dtype == torch.float32, name
+        assert torch.equal(value, expected[name][rows.int().argmax(1)]) and value.dtype == expected[name].dtype, name
     assert data.streams == {
         "frames": Spec(maps=((2, 65, 65),), ticks=tuple(range(9)), actions=2),
         "distractors": Spec(width=2, ticks=tuple(range(9)), actions=2),

@@ -37,6 +37,7 @@ class Toy:
     space: ActionSpace = SPACE
     valued: Valued = quadratic
     above: None = None
+    at_once: int = 1 << 16
     asked: int = 0
     """How many candidates were rolled out."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -134,6 +134,32 @@ def test_ahead_scores_predictions_beside_every_baseline() -> None:
     assert scores["r2_fast"] == pytest.approx(r2(position[:, 2:] + 8 * 0.5, position[:, 2:]), abs=1e-2)
     assert {one for one in world.asked if one[0] == "slow"} == {("slow", "test", 0, 2), ("slow", "test", 1, 2)}
     assert {one for one in world.asked if one[0] == "fast"} == {("fast", "test", 3, 8), ("fast", "test", 7, 8)}
+
+
+def test_only_ways_are_scored_on_which_something_happens() -> None:
+    """At tick 6 of the first thirty samples, which are predicted wrong from there on; the others are all right."""
+
+    @dataclass
+    class Stumbling(World):
+        def observe(self, level: str, split: str, features: str = "online") -> Observation:
+            seen = super().observe(level, split, features)
+            happens = torch.zeros(self.samples, TICKS, dtype=torch.bool)
+            happens[:30, 6] = True
+            return replace(seen, batch=seen.batch | {"happens": happens, "never": torch.zeros_like(happens)})
+
+        def predict(self, level: str, split: str, start: int, steps: int) -> States:
+            true = super().predict(level, split, start, steps)
+            wrong = (true.time >= 6) & (torch.arange(self.samples) < 30)[:, None] & (start < 6)
+            return replace(true, tokens=torch.where(wrong[..., None, None], 0.0, true.tokens))
+
+    world = Stumbling(drift=0.0)
+    options = {"level": "fast", "target": "position", "ahead": 3}
+    everywhere, there = (Regression(**options, only=only).measure(world) for only in (None, "happens"))
+    assert everywhere["error"] == pytest.approx(there["error"] * (30 * 3 / (60 * 13)) ** 0.5, rel=1e-4)
+    assert there["r2_encoded"] > 0.99 > there["r2"]
+    assert Regression(**{**options, "ahead": 0}, only="happens").measure(world)["r2"] > 0.99
+    with pytest.raises(ValueError, match="never is true nowhere"):
+        Regression(**options, only="never").measure(world)
 
 
 def test_the_readout_is_fitted_on_encoded_states_so_that_it_repairs_nothing() -> None:
