@@ -144,6 +144,8 @@ class Planned:
     """Where the tasks stood at the last decision, and where the model said that what was chosen leads by now."""
     surprises: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """For each decision but the first, squared distances (B,) of where they stand now: from what was expected, from where they stood."""
+    costs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """For each decision but the first, the cost (B,) of standing where it was expected, and of standing where the tasks stand now."""
     waypoints: list[dict[int, States]] = field(default_factory=list)
     """For each decision, where each level but the highest was sent: states of the level above it."""
     found: Tensor | None = None
@@ -170,6 +172,7 @@ class Planned:
             now = posed.now.tokens  # type: ignore[attr-defined]
             stood, expected = ((states.tokens - now).float().square().flatten(1).mean(1) for states in self.expected)
             self.surprises.append((expected, stood))
+            self.costs.append(tuple(posed.cost(states).value[:, 0] for states in (self.expected[1], posed.now)))  # type: ignore
 
     def _expect(self, posed: PlanningProblem, plan: Plan) -> None:
         """What the model says of the time when it is asked again."""
@@ -300,6 +303,7 @@ def cost_of(policy: Planned, tasks: int) -> dict[str, float]:
     if policy.surprises:
         wrong, moved = (torch.stack(away).mean() for away in zip(*policy.surprises, strict=True))
         found["surprise"] = float(wrong / moved)
+        found["promised"], found["paid"] = (float(torch.stack(cost).mean()) for cost in zip(*policy.costs, strict=True))
     if policy.found is not None:
         found["candidate"] = float(policy.found.float().mean())
     return found

@@ -68,11 +68,17 @@ def table(acted: Mapping[str, Acted], console: Console) -> None:
         )
     console.print(found)
     for name, one in acted.items():
-        if "candidate" in one.scores:
-            said = (
-                f"{_percent(one.scores['candidate'])} of the tasks had a candidate that leads to the goal at the first decision"
-            )
+        for said in _asides(one.scores):
             console.print(f" {name}: {said}", highlight=False)
+
+
+def _asides(scores: Mapping[str, float]) -> Iterator[str]:
+    """What fails, if something does: search, or the model."""
+    if "candidate" in scores:
+        yield f"{_percent(scores['candidate'])} of the tasks had a candidate that leads to the goal at the first decision"
+    if "promised" in scores:
+        promised, paid = (_number(scores[name]) for name in ("promised", "paid"))
+        yield f"where plans should lead by the next decision costs {promised}, where they led {paid}"
 
 
 def told(setting: Setting, acted: Mapping[str, Acted]) -> dict[str, Any]:

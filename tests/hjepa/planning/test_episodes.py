@@ -188,8 +188,19 @@ def test_a_world_that_does_otherwise_than_the_model_says_is_a_surprise(drag: flo
 
     line = Sticky()
     policy = posed(line, 6)
-    episodes.acted(line, TASKS, policy, 6, 2)
-    assert len(policy.surprises) == 2
+    record = episodes.acted(line, TASKS, policy, 6, 2)
+    assert len(policy.surprises) == len(policy.costs) == 2
     wrong, moved = policy.surprises[0]
     torch.testing.assert_close(wrong, moved * (drag / (1 - drag)) ** 2)
-    assert episodes.cost_of(policy, 3)["surprise"] == pytest.approx((drag / (1 - drag)) ** 2, rel=1e-4, abs=1e-6)
+    scores = episodes.cost_of(policy, 3)
+    assert scores["surprise"] == pytest.approx((drag / (1 - drag)) ** 2, rel=1e-4, abs=1e-6)
+    stood, end = record.position[:, [0, 2], 0], TASKS[:, 1]  # type: ignore[index]
+    should, did = policy.costs[0]
+    torch.testing.assert_close(did, (stood[:, 1] - end).abs())
+    torch.testing.assert_close(
+        should, (stood[:, 0] + (stood[:, 1] - stood[:, 0]) / (1 - drag) - end).abs(), atol=1e-4, rtol=1e-4
+    )
+    assert {name: scores[name] for name in ("promised", "paid")} == {
+        name: pytest.approx(float(torch.stack(cost).mean()))
+        for name, cost in zip(("promised", "paid"), zip(*policy.costs, strict=True), strict=True)
+    }
