@@ -19,7 +19,7 @@ from hjepa_encoders.streams import Streams
 
 
 class PatchMLP(nn.Module):
-    """A perceptron on overlapping squares of the finest map that it reads.
+    """A perceptron on overlapping squares of the finest map that it reads, or of tokens that lie in a plane.
 
     width: of a token; patch: pixels from the middle of a square to that of the next, whose sides are 2 * patch - 1;
     hidden: width of the perceptron's layers; depth: how many layers come before the last one;

@@ -1,11 +1,13 @@
 """What an encoder of images reads: one stream with maps, and any number of streams of tokens beside it.
 
-What a body feels of itself (its velocity, say) is such a stream of tokens: a single picture does not show it.
+Where no stream has maps, tokens that lie in a plane are one: so a level reads the places of the one below. What a body feels of itself
+(its velocity, say) is a stream of tokens beside the images: a single picture does not show it.
 """
 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from hjepa import nn as blocks
@@ -13,28 +15,35 @@ from hjepa.contracts import Spec, States
 
 
 class Streams:
-    """One stream or several, for `reader`, an encoder by name. ValueError where not exactly one of them has maps.
+    """One stream or several, for `reader`, an encoder by name. ValueError where not exactly one of them has maps, or lies in a plane.
 
     Tokens of the other streams that are not valid are read as zeros.
     """
 
     def __init__(self, reader: str, spec: Spec) -> None:
         parts = spec.parts or (spec,)
-        found = [place for place, part in enumerate(parts) if part.maps]
+        found = [place for place, part in enumerate(parts) if part.maps] or [
+            place for place, part in enumerate(parts) if _plane(part)
+        ]
         if spec.parts and len(found) != 1:
             said = f"{reader} reads one stream of images and lays tokens of others beside it"
             raise ValueError(f"{said}; of the {len(parts)} streams that it is given {len(found) or 'none'} have maps")
         if not found:
             raise ValueError(f"{reader} reads images, and what it is given has no maps; latent_mlp reads tokens")
         self.place = found[0]
-        self.shape = parts[self.place].maps[0]
+        seen = parts[self.place]
+        self.shape = seen.maps[0] if seen.maps else (seen.width, *seen.grid)
         """(C, H, W) of the finest map."""
         self.beside = sum(part.tokens * part.width for place, part in enumerate(parts) if place != self.place)
         """F, how many numbers a step the other streams give."""
 
     def maps(self, below: States) -> Tensor:
         """(B, T, C, H, W): the finest map."""
-        return (below.parts[self.place] if below.parts else below).maps[0]
+        seen = below.parts[self.place] if below.parts else below
+        if seen.maps:
+            return seen.maps[0]
+        height, width = self.shape[1:]
+        return rearrange(_read(seen), "b t (h w) d -> b t d h w", h=height, w=width)
 
     def joined(self, x: Tensor, below: States) -> Tensor:
         """What is seen at P places, x (B, T, P, D), and beside each place all tokens of the other streams: (B, T, P, D + F)."""
@@ -52,6 +61,11 @@ class Streams:
                 for part in (layer.weight[:, :seen], layer.weight[:, seen:]):
                     part *= (layer.in_features / (2 * part.shape[1])) ** 0.5
         return layer
+
+
+def _plane(spec: Spec) -> bool:
+    """Whether tokens lie as pixels do. Those of a window have time as their first axis."""
+    return bool(spec.width) and len(spec.grid) == 2 and spec.window == 1
 
 
 def _read(states: States) -> Tensor:

@@ -13,6 +13,7 @@ from hjepa.contracts import Spec, States
 from hjepa.nn.states import joined, window_spec, windows
 from hjepa_encoders.conv import Conv
 from hjepa_encoders.impala import Impala
+from hjepa_encoders.patch_mlp import PatchMLP
 from hjepa_encoders.streams import Streams
 
 TICKS = (0, 1, 2)
@@ -31,6 +32,7 @@ READERS = {
     "conv": lambda spec: Conv(spec, width=8, base=4, stages=2),
     "conv with a head": lambda spec: _rested(Conv(spec, width=8, base=4, stages=2, head=6)),
     "impala": lambda spec: Impala(spec, width=8, channels=(4, 4)),
+    "patch_mlp": lambda spec: PatchMLP(spec, width=8, hidden=6),
     "places": lambda spec: Impala(spec, width=8, channels=(4, 4), spatial=True),
 }
 
@@ -94,7 +96,19 @@ def test_images_alone_are_read_alike_as_a_part_or_by_themselves(name: str) -> No
     assert torch.equal(alone(_images(frames)).tokens, part(states).tokens)
 
 
-@pytest.mark.parametrize("name", ["conv", "impala", "places"])
+@pytest.mark.parametrize("name", READERS)
+def test_tokens_in_a_plane_are_read_as_a_map_of_them(name: str) -> None:
+    """In their order, alone or beside others."""
+    frames, plane = _drawn(2, 3, 2, 16, 12), Spec(width=2, grid=(16, 12), ticks=TICKS, actions=2)
+    tokens = States(frames.flatten(3).mT, _time(), (16, 12))
+    assert torch.equal(_made(name, plane)(tokens).tokens, _made(name, IMAGES)(_images(frames)).tokens)
+    states = _states(frames=frames)
+    beside = replace(states, parts=(states.parts[0], tokens, states.parts[2]))
+    made = _made(name, replace(SPEC, parts=(FELT, plane, WEIGHT)))
+    assert torch.equal(made(beside).tokens, _made(name)(states).tokens)
+
+
+@pytest.mark.parametrize("name", ["conv", "impala", "places", "patch_mlp"])
 def test_few_numbers_count_as_much_as_many_at_the_start(name: str) -> None:
     """Half of a token each, over many draws of the weights, and unit variance of unit variance together."""
     draws = []
