@@ -251,6 +251,8 @@ class ActionSpace:
     """(A,) each."""
     anchors: Tensor | None = None
     """(R, A): actions taken from data, so that plans stay where the model was trained."""
+    joined: int = 1
+    """How many actions of below lie side by side in one, in their order."""
 
 
 @dataclass(frozen=True)

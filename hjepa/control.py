@@ -58,7 +58,8 @@ def space(stack: Stack, label: str, actions: ActionSpace) -> ActionSpace:
     node = stack.nodes[label]
     level: Any = stack.levels[label]
     below = space(stack, node.reads[0], actions) if node.reads[0] in stack.nodes else actions
-    chunk = below if node.stride == 1 else ActionSpace(below.low.repeat(node.stride), below.high.repeat(node.stride))
+    low, high = (bound.repeat(node.stride) for bound in (below.low, below.high))
+    chunk = below if node.stride == 1 else ActionSpace(low, high, joined=node.stride * below.joined)
     return level.space(chunk) if hasattr(level, "space") else chunk
 
 

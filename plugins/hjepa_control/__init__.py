@@ -22,3 +22,4 @@ def register(components: Components) -> None:
     for name in ("cem", "icem", "mppi", "gradient", "beam", "random", "hierarchical"):
         components.add("planner", name, f"hjepa_control.{name}:{name.title()}")
     components.add("cost", "distance", "hjepa_control.distance:Distance")
+    components.add("cost", "nearer", "hjepa_control.nearer:Nearer")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from hjepa.contracts import Count, Fraction, NonNegative, Plan, PlanningProblem, Positive
+from hjepa.contracts import ActionSpace, Count, Fraction, NonNegative, Plan, PlanningProblem, Positive
 from hjepa.nn.population import Ranked, around, begun, judged, reach, within
 from hjepa.randomness import Key, normal
 
@@ -47,7 +48,7 @@ class Icem:
         elite: Ranked | None = None
         for turn in range(self.iterations):
             count = max(2 * self.elites, round(self.samples / self.shrinking**turn))
-            noise = coloured(normal(key.fold(turn), "candidates", (count, *mean.shape[1:])), self.colour)
+            noise = self._noise(problem.space, key.fold(turn), (count, *mean.shape[1:]))
             drawn = torch.cat((mean[:, None], mean[:, None] + deviation[:, None] * noise), dim=1)[:, :count]
             candidates = around(problem.space, drawn, self.anchored, elite is None, key.fold(turn))
             again = None if elite is None else elite.first(max(1, self.kept))
@@ -57,6 +58,12 @@ class Icem:
             deviation = torch.lerp(fitted, deviation, self.momentum)
         assert elite is not None
         return elite.plan()
+
+    def _noise(self, space: ActionSpace, key: Key, shape: tuple[int, int, int]) -> Tensor:
+        """(B, *shape), shape (S, K, A): smooth over the steps of the world, also where an action is several of them."""
+        count, steps, width = shape
+        white = normal(key, "candidates", (count, steps * space.joined, width // space.joined))
+        return rearrange(coloured(white, self.colour), "b s (k j) a -> b s k (j a)", j=space.joined)
 
 
 def coloured(noise: Tensor, exponent: float) -> Tensor:

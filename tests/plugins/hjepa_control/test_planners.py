@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import Toy, quadratic
+from toys import SPACE, Toy, quadratic
 
 from hjepa.contracts import ActionSpace, Cost, Plan
 from hjepa.randomness import Key
@@ -160,6 +160,12 @@ def test_coloured_noise_has_variance_one_and_changes_slowly(steps: int, exponent
     if steps > 2 and exponent:
         assert found.diff(dim=1).square().mean() < 0.8 * white.diff(dim=1).square().mean()
     assert exponent or torch.equal(found, white)
+
+
+def test_noise_is_smooth_over_the_steps_of_the_world_also_where_an_action_is_several() -> None:
+    space = ActionSpace(SPACE.low.repeat(4), SPACE.high.repeat(4), joined=4)
+    whole, parts = (Icem()._noise(*of) for of in ((space, keyed(), (9, 3, 8)), (SPACE, keyed(), (9, 12, 2))))
+    assert torch.equal(whole.reshape(parts.shape), parts)
 
 
 def test_a_beam_takes_moves_from_anchors() -> None:
