@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import States
-from hjepa.planning import maps
+from hjepa.keys import PLANNED
+from hjepa.planning import maps, paired
 from hjepa.planning.episodes import THIRDS
 from hjepa.planning.maps import Map
 from hjepa.report import bare
@@ -36,18 +37,20 @@ FILMED = 4
 
 
 def table(acted: Mapping[str, Acted], console: Console) -> None:
-    """One row a policy: what share of the goals it reached, and what that took."""
+    """One row a policy: what share of the goals it reached, how many points more than the main one, and what that took."""
+    differences = paired.against(acted)
     found = bare(
         "by",
         "reached",
         "95 %",
         *THIRDS,
-        "at the end",
+        f"against\n{paired.main_of(acted)}",
+        "at the\nend",
         "steps",
         "path",
-        "predicted steps",
+        "predicted\nsteps",
         "GFLOP",
-        "ms a decision",
+        "ms a\ndecision",
         "surprise",
         words=("by",),
     )
@@ -58,6 +61,7 @@ def table(acted: Mapping[str, Acted], console: Console) -> None:
             _percent(of["success"]),
             f"{_percent(of['low'])} to {_percent(of['high'])}",
             *(_percent(of[third]) if third in of else "" for third in THIRDS),
+            _points(differences.get(name)),
             _percent(of["at_the_end"]),
             _number(of["steps"]),
             _number(of.get("path")),
@@ -84,9 +88,11 @@ def _asides(scores: Mapping[str, float]) -> Iterator[str]:
 def told(setting: Setting, acted: Mapping[str, Acted]) -> dict[str, Any]:
     """As one object: `plan/<score>` of what was learned, `plan/<policy>_<score>` of what stands beside it."""
     metrics: dict[str, float] = {}
+    differences = paired.against(acted)
     for name, one in acted.items():
-        prefix = "plan/" if name == "planned" else f"plan/{name}_"
-        metrics |= {prefix + score: value for score, value in one.scores.items() if math.isfinite(value)}
+        prefix = "plan/" if name == PLANNED else f"plan/{name}_"
+        scores = one.scores | differences.get(name, {})
+        metrics |= {prefix + score: value for score, value in scores.items() if math.isfinite(value)}
     return {"run": str(setting.run.path) if setting.run else setting.study.name, "metrics": metrics}
 
 
@@ -100,8 +106,8 @@ def write(setting: Setting, acted: Mapping[str, Acted]) -> list[Path]:
     columns = list(setting.world.columns)
     kept = told(setting, acted) | {"columns": columns, "tasks": setting.tasks.tolist(), "steps_to_goal": each}
     (setting.run.path / "plan.json").write_text(json.dumps(kept, indent=1))
-    name = "planned" if "planned" in acted else list(acted)[-1]
-    return [_paths(setting, acted[name], folder / "plan.png"), _film(acted[name], folder / "plan.gif")]
+    main = acted[paired.main_of(acted) or next(iter(acted))]
+    return [_paths(setting, main, folder / "plan.png"), _film(main, folder / "plan.gif")]
 
 
 def _paths(setting: Setting, one: Acted, path: Path) -> Path:
@@ -198,6 +204,14 @@ def line(name: str, one: Acted) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _points(difference: Mapping[str, float] | None) -> str:
+    """By how many points a share is larger than another, and the interval of that."""
+    if difference is None:
+        return ""
+    points = (f"{100 * difference[name]:+.0f}" for name in ("against", "against_low", "against_high"))
+    return "{} ({} to {})".format(*points)
 
 
 def _number(value: float | None) -> str:
