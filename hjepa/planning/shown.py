@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import States
+from hjepa.errors import Mistake
 from hjepa.keys import PLANNED
-from hjepa.planning import maps, paired
-from hjepa.planning.episodes import THIRDS
+from hjepa.planning import compute, maps, paired
+from hjepa.planning.episodes import THIRDS, Planned
 from hjepa.planning.maps import Map
 from hjepa.report import bare
 
@@ -96,18 +97,40 @@ def told(setting: Setting, acted: Mapping[str, Acted]) -> dict[str, Any]:
     return {"run": str(setting.run.path) if setting.run else setting.study.name, "metrics": metrics}
 
 
-def write(setting: Setting, acted: Mapping[str, Acted]) -> list[Path]:
-    """Into the run's folder: all that was found, task by task; a picture of paths; a film."""
-    if setting.run is None:
+def place(setting: Setting, out: Path | None) -> tuple[Path, Path] | None:
+    """The folders of what was found and of its pictures, made: `out`, or those of the run; none where there is neither."""
+    if out is not None:
+        folders = (out, out)
+    elif setting.run is not None:
+        folders = (setting.run.path, setting.run.figures)
+    else:
+        return None
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"{error.filename}: pictures cannot be written there: {error.strerror}") from None
+    return folders
+
+
+def write(setting: Setting, acted: Mapping[str, Acted], out: Path | None = None) -> list[Path]:
+    """Into `out`, or the run's folder: all that was found, task by task; pictures of paths, and of what success takes; a film."""
+    folders = place(setting, out)
+    if folders is None:
         return []
-    folder = setting.run.figures
-    folder.mkdir(parents=True, exist_ok=True)
+    found, pictures = folders
     each = {name: one.record.first.tolist() for name, one in acted.items()}
     columns = list(setting.world.columns)
     kept = told(setting, acted) | {"columns": columns, "tasks": setting.tasks.tolist(), "steps_to_goal": each}
-    (setting.run.path / "plan.json").write_text(json.dumps(kept, indent=1))
+    (found / "plan.json").write_text(json.dumps(kept, indent=1))
     main = acted[paired.main_of(acted) or next(iter(acted))]
-    return [_paths(setting, main, folder / "plan.png"), _film(main, folder / "plan.gif")]
+    made = [_paths(setting, main, pictures / "plan.png"), _film(main, pictures / "plan.gif")]
+    planning = [name for name, one in acted.items() if isinstance(one.policy, Planned)]
+    if len(planning) > 1:
+        learned = [name for name in planning if setting.ways[name].keys.horizon]
+        scores = {name: one.scores for name, one in acted.items()}
+        made.append(compute.picture(pictures / "compute.png", scores, planning, learned))
+    return made
 
 
 def _paths(setting: Setting, one: Acted, path: Path) -> Path:

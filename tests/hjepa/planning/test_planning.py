@@ -191,6 +191,32 @@ def test_a_run_is_planned_with_and_pictures_and_all_tasks_are_kept(tmp_path: Pat
     assert film.n_frames == 5
 
 
+def test_where_several_plan_there_is_a_picture_of_what_that_took(tmp_path: Path) -> None:
+    run = runs.Run(tmp_path / "run")
+    found = setting(beside={"more": {"planner": {"samples": 8}}})
+    found.run = run
+    acted = {name: found.act(name) for name in ("random", "planned", "more")}
+    files = shown.write(found, acted)
+    assert [file.relative_to(run.path).as_posix() for file in files] == [
+        f"figures/{name}" for name in ("plan.png", "plan.gif", "compute.png")
+    ]
+    assert Image.open(files[-1]).size[0] > 1000
+    elsewhere = tmp_path / "some" / "where"
+    kept = (run.path / "plan.json").read_text()
+    (run.path / "plan.json").unlink()
+    assert [file.parent for file in shown.write(found, acted, elsewhere)] == [elsewhere] * 3
+    assert (elsewhere / "plan.json").read_text() == kept
+    assert not (run.path / "plan.json").exists()
+
+
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
+    found = setting()
+    assert shown.place(found, None) is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Mistake, match="pictures cannot be written there"):
+        shown.place(found, tmp_path / "file" / "below")
+
+
 def test_a_study_whose_levels_have_learned_nothing_is_refused(tmp_path: Path) -> None:
     import yaml
 
@@ -209,9 +235,14 @@ def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, 
     costs = {"true": {"name": "distance", "level": "world"}}
     file.write_text(yaml.safe_dump({"plan": STUDY["plan"] | {"horizon": {}, "costs": costs}}))
     with pytest.raises(SystemExit) as ended:
-        cli.app(["plan", str(file), "plan.tasks.count=2", "plan.beside.far.oracle={1: 5}", "--json"])
+        cli.app(["plan", str(file), "plan.tasks.count=2", "plan.beside.far.oracle={1: 5}", "--out", str(tmp_path), "--json"])
     assert not ended.value.code
     said = capsys.readouterr()
+    assert json.loads((tmp_path / "plan.json").read_text()) | json.loads(said.out.splitlines()[-1]) == json.loads(
+        (tmp_path / "plan.json").read_text()
+    )
+    for name in ("plan.png", "plan.gif", "compute.png"):
+        assert (tmp_path / name).is_file() and f"picture: {tmp_path / name}" in said.err
     with pytest.raises(SystemExit) as checked:
         cli.app(["check", str(file)])
     assert not checked.value.code and "learns nothing" in capsys.readouterr().err
