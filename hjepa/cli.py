@@ -184,6 +184,9 @@ def plan(
         typer.Argument(metavar="RUN", help="a run's folder, or its name in runs/; or a study without levels"),
     ],
     overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="where plan.json and pictures go; by default the run's folder")
+    ] = None,
     as_json: AsJson = False,
     no_plugin: Without = None,
 ) -> None:
@@ -194,12 +197,13 @@ def plan(
         from hjepa.planning import shown
 
         found = planning.of_run(run, overrides or [], registry, _say)
+        shown.place(found, out)  # where nothing can be written, that is said before minutes are spent
         acted = {}
         for name in found.policies():
             acted[name] = found.act(name)
             _say(shown.line(name, acted[name]))
         shown.table(acted, _console())
-        for path in shown.write(found, acted):
+        for path in shown.write(found, acted, out):
             _say(f"picture: {path}")
     if as_json:
         _print_json(shown.told(found, acted))

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from hjepa.contracts import Count, Fraction, NonNegative, Positive, Whole
 from hjepa.schedules import Schedule
 
+RANDOM, STRAIGHT, ORACLE, PLANNED = POLICIES = ("random", "straight", "oracle", "planned")
+"""Who acts wherever it can be done: by chance, straight towards the goal, by plans in the world itself, by plans in what was learned."""
+
 
 class Keys(BaseModel):
     """A mapping of a study whose keys are all known."""
@@ -104,10 +107,9 @@ class CostKeys(Keys):
     weight: float = Field(default=1.0, description="of the cost in the sum")
 
 
-class PlanKeys(Keys):
-    """How a stack acts."""
+class WayKeys(Keys):
+    """A way to plan: with which model, how far ahead, and how often anew."""
 
-    tasks: str | Tasks = Field(default=Tasks(), description="a file of tasks, or which are drawn")
     horizon: dict[str, Count] = Field(
         default={}, description="the levels that plan, from the lowest to the highest, and how many own steps far"
     )
@@ -118,4 +120,10 @@ class PlanKeys(Keys):
         default=1.0, gt=0, description="of all that can be done, how much levels plan with, around the middle"
     )
     replan: Count = Field(default=1, description="steps of the world between two plans")
+
+
+class PlanKeys(WayKeys):
+    """How a stack acts: what all ways to plan share, and the first of them."""
+
+    tasks: str | Tasks = Field(default=Tasks(), description="a file of tasks, or which are drawn")
     steps: Count = Field(default=100, description="steps of the world that a task may take")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from hjepa.keys import CostKeys, Keys, LevelKeys, PlanKeys, SourceKeys
+from hjepa.keys import ORACLE, PLANNED, CostKeys, Keys, LevelKeys, PlanKeys, SourceKeys, WayKeys
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,78 @@ class LevelPlan:
 
 
 @dataclass(frozen=True)
-class Planning:
-    """How a study acts: in which world, by which planner, and what counts."""
+class Way:
+    """A way to plan: with which model and how far ahead, by which planner, and what counts."""
 
-    keys: PlanKeys
-    environment: Component
+    path: str
+    keys: WayKeys
     planner: Component
     costs: dict[str, tuple[CostKeys, Component]]
 
     def written(self) -> dict[str, Any]:
         """As a study would say it, with every default."""
         costs = {label: _owned(keys, cost) for label, (keys, cost) in self.costs.items()}
-        own = {"environment": self.environment.written(), "planner": self.planner.written(), "costs": costs}
-        return self.keys.model_dump(mode="json") | own
+        return self.keys.model_dump(mode="json") | {"planner": self.planner.written(), "costs": costs}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a study says of another way to plan: the keys of its plan that are different there, understood."""
+
+    keys: dict[str, Any]
+    options: list[str]
+    """Those of the planner that are different, its name included."""
+
+
+@dataclass(frozen=True)
+class Variant(Way):
+    """Another way to plan in the same tasks, with one model: what was learned, or the world itself."""
+
+    given: Given
+
+    @staticmethod
+    def of(plan: Planning, path: str, given: Given) -> Variant:
+        """What it does not say is as in the plan."""
+        different = {key: value for key, value in given.keys.items() if key in WayKeys.model_fields}
+        horizon = different.get("horizon", {} if "oracle" in different else plan.keys.horizon)
+        keys = _with_one_model(plan.keys.model_copy(update=different | {"horizon": horizon}), bool(horizon))
+        planner, costs = given.keys.get("planner", plan.planner), given.keys.get("costs", plan.costs)
+        return Variant(path, keys, planner, costs, given)
+
+    def said(self, plan: Planning) -> dict[str, Any]:
+        """As a study would say it beside this plan: what it was said to do otherwise, with every default of that."""
+        whole = self.written()
+        if self.planner.name == plan.planner.name:
+            whole["planner"] = {option: whole["planner"][option] for option in self.given.options}
+        return {key: whole[key] for key in self.given.keys}
+
+
+@dataclass(frozen=True)
+class Planning(Way):
+    """How a study acts: in which world, and in which ways."""
+
+    keys: PlanKeys
+    environment: Component
+    beside: dict[str, Variant] = field(default_factory=dict)
+
+    def ways(self) -> dict[str, Way]:
+        """By name: in the world itself, in what was learned, and in other ways beside these."""
+        models = {ORACLE: self.keys.oracle, PLANNED: self.keys.horizon}
+        own = {
+            name: Way(self.path, _with_one_model(self.keys, name == PLANNED), self.planner, self.costs)
+            for name, model in models.items()
+            if model
+        }
+        return own | self.beside
+
+    def written(self) -> dict[str, Any]:
+        """As a study would say it, with every default."""
+        beside = {"beside": {label: variant.said(self) for label, variant in self.beside.items()}} if self.beside else {}
+        return {**super().written(), "environment": self.environment.written(), **beside}
+
+
+def _with_one_model(keys: WayKeys, learned: bool) -> WayKeys:
+    return keys.model_copy(update={"oracle" if learned else "horizon": {}})
 
 
 def _owned(keys: Keys, component: Component, **more: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -22,12 +22,12 @@ from pydantic import ValidationError
 from hjepa import contracts, search
 from hjepa.contracts import Build
 from hjepa.errors import Mistake, Problem, StudyMistake, listed, nearest
-from hjepa.keys import CostKeys, Evaluate, LevelKeys, PlanKeys, SourceKeys, Train
+from hjepa.keys import POLICIES, CostKeys, Evaluate, LevelKeys, PlanKeys, SourceKeys, Train, WayKeys
 from hjepa.options import adapter, holds_build, options_of
-from hjepa.parts import Component, LevelPlan, Planning, Shared, SourcePlan
+from hjepa.parts import Component, Given, LevelPlan, Planning, Shared, SourcePlan, Variant
 from hjepa.registry import Registry, unmet
 from hjepa.search import Search
-from hjepa.written import data_of, locate, shown
+from hjepa.written import data_of, locate, merged, shown
 
 _LABEL = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -133,12 +133,14 @@ class _Reader:
                 where = f"{path}.{key}" if path else str(key)
                 self.problem(where, f"unknown key{nearest(str(key), allowed)} (allowed: {listed(allowed)})")
 
-    def _labelled(self, raw: dict[Any, Any], key: str, needed: bool = False, at: str = "") -> Iterator[tuple[str, Any]]:
+    def _labelled(
+        self, raw: dict[Any, Any], key: str, needed: bool = False, at: str = "", of: str = "component"
+    ) -> Iterator[tuple[str, Any]]:
         value, at = raw.get(key), at or key
         if value is None and not needed:
             return
         if not isinstance(value, dict) or (needed and not value):
-            self.problem(at, f"a mapping label -> component is needed; written: {shown(value)}")
+            self.problem(at, f"a mapping label -> {of} is needed; written: {shown(value)}")
             return
         for label, item in value.items():
             self.into.order.setdefault(at, []).append(str(label))
@@ -207,7 +209,7 @@ class _Reader:
             self.into.levels[label] = LevelPlan(keys, component)
 
     def _plan(self, raw: Any) -> Planning | None:
-        owned = [*PlanKeys.model_fields, "environment", "planner", "costs"]
+        owned = [*PlanKeys.model_fields, "environment", "planner", "costs", "beside"]
         own, rest = _divided(raw, owned)
         if not isinstance(raw, dict):
             self.problem("plan", f"a mapping is needed; written: {shown(raw)}")
@@ -215,13 +217,47 @@ class _Reader:
         self._unknown(rest, owned, "plan")
         keys = self._keys(PlanKeys, {key: value for key, value in own.items() if key in PlanKeys.model_fields}, "plan")
         world = self._component(own.get("environment"), contracts.Environment, "plan.environment")
-        planner = self._component(own.get("planner"), contracts.Planner, "plan.planner")
-        costs = {
-            label: self._cost(f"plan.costs.{label}", value) for label, value in self._labelled(own, "costs", at="plan.costs")
+        planner = self._planner(own.get("planner"), "plan")
+        costs = self._costs(own, "plan")
+        beside = {
+            f"plan.beside.{label}": self._given(label, value, own.get("planner"), planner)
+            for label, value in self._labelled(own, "beside", at="plan.beside", of="keys of `plan` that are different there")
         }
-        if keys and isinstance(world, Component) and isinstance(planner, Component) and None not in costs.values():
-            return Planning(keys, world, planner, {label: cost for label, cost in costs.items() if cost is not None})
-        return None
+        if not (keys and isinstance(world, Component) and isinstance(planner, Component) and costs is not None):
+            return None
+        plan = Planning("plan", keys, planner, costs, world)
+        ways = [Variant.of(plan, path, given) for path, given in beside.items() if given is not None]
+        return replace(plan, beside={way.path.removeprefix("plan.beside."): way for way in ways})
+
+    def _given(self, label: str, raw: Any, below: Any, planner: Component | Shared | None) -> Given | None:
+        """Another way to plan; `below` and `planner`: that of the plan, as written, and understood."""
+        path, known = f"plan.beside.{label}", len(self.into.problems)
+        if label in POLICIES:
+            self.problem(path, f"somebody acts under that name already ({listed(POLICIES)}); call it otherwise")
+        if not isinstance(raw, dict):
+            self.problem(path, f"a mapping is needed; written: {shown(raw)}")
+            return None
+        self._unknown(raw, [*WayKeys.model_fields, "planner", "costs"], path)
+        keys = self._keys(WayKeys, {key: value for key, value in raw.items() if key in WayKeys.model_fields}, path)
+        found = {key: getattr(keys, key) for key in raw if key in WayKeys.model_fields} if keys else {}
+        own = raw.get("planner")
+        own = {"name": own} if isinstance(own, str) else own
+        if "planner" in raw:
+            whole = merged(below, own)
+            # where that of the plan is wrong, this is said of it alone, and not of each that builds on it
+            found["planner"] = None if planner is None and whole is not own else self._planner(whole, path)
+        if "costs" in raw:
+            found["costs"] = self._costs(raw, path)
+        return Given(found, list(own or ())) if len(self.into.problems) == known else None
+
+    def _planner(self, raw: Any, path: str) -> Component | Shared | None:
+        return self._component(raw, contracts.Planner, f"{path}.planner")
+
+    def _costs(self, raw: dict[str, Any], path: str) -> dict[str, tuple[CostKeys, Component]] | None:
+        labelled = self._labelled(raw, "costs", at=f"{path}.costs")
+        costs = {label: self._cost(f"{path}.costs.{label}", value) for label, value in labelled}
+        found = {label: cost for label, cost in costs.items() if cost is not None}
+        return found if len(found) == len(costs) else None
 
     def _cost(self, path: str, raw: Any) -> tuple[CostKeys, Component] | None:
         own, rest = _divided(raw, list(CostKeys.model_fields))

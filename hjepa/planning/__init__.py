@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from hjepa import checkpoint, control, making, runs
 from hjepa.compose import Maker, Misfit
 from hjepa.contracts import ActionSpace, Batch, CostTerm, Environment, Planner, PlanningProblem, Spec
 from hjepa.errors import Mistake, Problem, listed, nearest
-from hjepa.parts import Component
+from hjepa.keys import RANDOM, STRAIGHT
+from hjepa.parts import Component, Way
 from hjepa.planning import episodes
 from hjepa.planning.episodes import Anything, Planned, Policy, Record, Straight
 from hjepa.randomness import Key
@@ -46,8 +48,9 @@ class Setting:
         self.study, self.stack, self.device, self.run = study, stack, device, run
         self.plan, self.keys, self.maker = study.plan, study.plan.keys, Maker(study)
         self.world: Environment = self._made(self.plan.environment, 0)
-        if self.keys.oracle and not hasattr(self.world, "truth"):
-            raise Mistake(f"plan.oracle: {self.plan.environment.name} cannot be its own model; leave it out")
+        self.ways = self.plan.ways()
+        for way in self.ways.values():
+            self._planner(way)  # what cannot work is said before anybody acts
         self.tasks = self._tasks().to(self.device)
         self.key = Key.of(self.study.seed, "plan", device=self.device).fold(torch.arange(len(self.tasks), device=self.device))
 
@@ -68,21 +71,17 @@ class Setting:
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """By name; each is made anew when it is asked for."""
-        found: dict[str, Callable[[], Policy]] = {"random": lambda: Anything(self.world.actions, self.key)}
+        found: dict[str, Callable[[], Policy]] = {RANDOM: lambda: Anything(self.world.actions, self.key)}
         if hasattr(self.world, "straight"):
-            found["straight"] = lambda: Straight(self.world)
-        if self.keys.oracle:
-            found["oracle"] = lambda: self._planned(self._truth, min(self.keys.oracle))
-        if self.keys.horizon and self.stack is not None:
-            clock = self.stack.composer.spec(next(iter(self.keys.horizon)), self._source()).clock
-            found["planned"] = lambda: self._planned(self.posed, clock)
-        return found
+            found[STRAIGHT] = lambda: Straight(self.world)
+        return found | {name: partial(self._planned, way) for name, way in self.ways.items()}
 
     def act(self, name: str) -> Acted:
         """All tasks, by one policy."""
-        policy = self.policies()[name]()
+        policy, way = self.policies()[name](), self.ways.get(name)
+        replan, memory = (way.keys.replan, self.memory(way)) if way else (self.keys.replan, 1)
         with torch.no_grad():
-            record = episodes.acted(self.world, self.tasks, policy, self.keys.steps, self.keys.replan, self.memory)
+            record = episodes.acted(self.world, self.tasks, policy, self.keys.steps, replan, memory)
         scores = episodes.scores(record)
         if record.position is not None:
             scores |= episodes.by_distance(record, self.world.goal()["position"][:, 0])
@@ -90,58 +89,71 @@ class Setting:
             scores |= episodes.cost_of(policy, len(self.tasks))
         return Acted(record, scores, policy)
 
-    def _planned(self, pose: Callable[[Batch, int], PlanningProblem], clock: int) -> Planned:
-        if self.keys.replan % clock:
-            raise Mistake(
-                f"plan.replan: {self.keys.replan} is no multiple of {clock}, the steps of the world in one that is planned"
-            )
-        planner: Planner = self._made(self.plan.planner)
-        return Planned(self.world, planner, pose, self.key, self.keys.replan, clock)
+    def _planned(self, way: Way) -> Planned:
+        pose = partial(self.posed if way.keys.horizon else self._truth, way)
+        return Planned(self.world, self._planner(way), pose, self.key, way.keys.replan, self._clock(way))
 
-    @property
-    def memory(self) -> int:
+    def _planner(self, way: Way) -> Planner:
+        """Made for a way to plan. Mistake where it cannot work."""
+        if way.keys.oracle and not hasattr(self.world, "truth"):
+            raise Mistake(f"{way.path}.oracle: {self.plan.environment.name} cannot be its own model; leave it out")
+        clock = self._clock(way)
+        if way.keys.replan % clock:
+            said = f"{way.keys.replan} is no multiple of {clock}, the steps of the world in one that is planned"
+            raise Mistake(f"{way.path}.replan: {said}")
+        planner: Planner = self._made(way.planner)
+        return planner
+
+    def _clock(self, way: Way) -> int:
+        """Steps of the world in one of the lowest level that plans."""
+        if not way.keys.horizon:
+            return min(way.keys.oracle)
+        stack, source = self._learned(way)
+        return stack.composer.spec(next(iter(way.keys.horizon)), source).clock
+
+    def memory(self, way: Way) -> int:
         """How many steps of the world are seen at once: what one step of the highest level needs."""
-        if not self.keys.horizon or self.stack is None:
+        if not way.keys.horizon:
             return 1
-        return self.stack.composer.frames(self.stack.nodes[list(self.keys.horizon)[-1]], 1)[0]
+        stack, _ = self._learned(way)
+        return stack.composer.frames(stack.nodes[list(way.keys.horizon)[-1]], 1)[0]
 
-    def _source(self) -> str:
+    def _learned(self, way: Way) -> tuple[Stack, str]:
+        """What plans so, and the source that it reads."""
         assert self.stack is not None
-        return self.stack.nodes[next(iter(self.keys.horizon))].source
+        return self.stack, self.stack.nodes[next(iter(way.keys.horizon))].source
 
-    def _costs(self, level: str, spec: Spec) -> list[tuple[CostTerm, float]]:
-        of_level = [(keys, cost) for keys, cost in self.plan.costs.values() if keys.level == level]
+    def _costs(self, way: Way, level: str, spec: Spec) -> list[tuple[CostTerm, float]]:
+        of_level = [(keys, cost) for keys, cost in way.costs.values() if keys.level == level]
         return [(self._made(cost, spec), keys.weight) for keys, cost in of_level]
 
-    def _truth(self, observed: Batch, left: int) -> PlanningProblem:
+    def _truth(self, way: Way, observed: Batch, left: int) -> PlanningProblem:
         """Where the tasks stand, with the world itself as the model."""
-        costs = self._costs(WORLD, Spec(width=observed["position"].shape[-1]))
+        costs = self._costs(way, WORLD, Spec(width=observed["position"].shape[-1]))
         above: PlanningProblem | None = None
-        for stride, horizon in sorted(self.keys.oracle.items(), reverse=True):
+        for stride, horizon in sorted(way.keys.oracle.items(), reverse=True):
             above = self.world.truth(min(horizon, math.ceil(left / stride)), costs, stride, above)
         assert above is not None
         return above
 
-    def posed(self, observed: Batch, left: int) -> control.Problem:
+    def posed(self, way: Way, observed: Batch, left: int) -> control.Problem:
         """Where the tasks stand, as the levels see it."""
-        stack, source = self.stack, self._source()
-        assert stack is not None
-        specs = {label: stack.composer.spec(label, source) for label in self.keys.horizon}
-        horizons = {label: min(self.keys.horizon[label], math.ceil(left / spec.clock)) for label, spec in specs.items()}
-        costs = {label: self._costs(label, spec) for label, spec in specs.items()}
-        goal = episodes.standing(self.world.goal(), self.memory, len(self.world.actions.low))
-        problem = control.problem(stack, source, horizons, observed, goal, costs, self._space())
+        stack, source = self._learned(way)
+        specs = {label: stack.composer.spec(label, source) for label in way.keys.horizon}
+        horizons = {label: min(way.keys.horizon[label], math.ceil(left / spec.clock)) for label, spec in specs.items()}
+        costs = {label: self._costs(way, label, spec) for label, spec in specs.items()}
+        goal = episodes.standing(self.world.goal(), self.memory(way), len(self.world.actions.low))
+        problem = control.problem(stack, source, horizons, observed, goal, costs, self._space(way))
         (lowest, spec), *_ = specs.items()
         if len(problem.space.low) != spec.clock * len(self.world.actions.low):
-            raise Mistake(
-                f"plan.horizon: the actions of {lowest!r} are macro-actions, which nobody can do; name a level below it"
-            )
+            said = f"the actions of {lowest!r} are macro-actions, which nobody can do; name a level below it"
+            raise Mistake(f"{way.path}.horizon: {said}")
         return problem
 
-    def _space(self) -> ActionSpace:
+    def _space(self, way: Way) -> ActionSpace:
         """What levels plan with: a model knows only what it has seen done."""
         low, high = self.world.actions.low, self.world.actions.high
-        middle, half = (low + high) / 2, self.keys.reach * (high - low) / 2
+        middle, half = (low + high) / 2, way.keys.reach * (high - low) / 2
         return ActionSpace(middle - half, middle + half)
 
 
@@ -170,7 +182,7 @@ def _of_study(reference: str, overrides: list[str], registry: Registry, unknown:
         raise unknown from None
     study.problems += problems(study)
     study.complain()
-    if study.plan is not None and study.plan.keys.horizon:
+    if study.plan is not None and any(way.keys.horizon for way in study.plan.ways().values()):
         raise Mistake(f"{study.name} is a study, whose levels have learned nothing yet: train it, and plan with the run")
     return Setting(study, None, making.device(study))
 
@@ -179,24 +191,38 @@ def problems(study: Study) -> list[Problem]:
     """What is wrong with the `plan` of a study, as far as its words tell."""
     if study.plan is None:
         return []
-    keys, labels, found = study.plan.keys, study.order["levels"], []
-    for label in keys.horizon:
-        if label not in labels:
-            said = f"no level {label!r}{nearest(label, labels)} (there are: {listed(labels)})"
-            found.append(Problem(f"plan.horizon.{label}", said))
-    planning = [*keys.horizon, *([WORLD] if keys.oracle else [])]
-    if not planning:
-        found.append(Problem("plan", "nothing plans: `horizon` names levels, `oracle` strides of the world itself"))
-    counted = {label: cost.level for label, (cost, _) in study.plan.costs.items()}
-    for label, level in counted.items():
-        if level not in (*keys.horizon, WORLD):
-            said = f"{level!r} does not plan{nearest(level, planning)} (there are: {listed([*keys.horizon, WORLD])})"
-            found.append(Problem(f"plan.costs.{label}.level", said))
-    levels, used = list(keys.horizon), set(counted.values())
-    idle = [label for place, label in enumerate(levels) if not used & set(levels[place:])]
-    idle += [WORLD] if keys.oracle and WORLD not in used else []
-    found += [Problem("plan.costs", f"nothing counts at {label!r}, nor above: every plan would be as good") for label in idle]
+    plan, levels = study.plan, study.order["levels"]
+    found = _wrong(plan, {"horizon", "oracle", "costs"}, levels)
+    for variant in plan.beside.values():
+        found += _wrong(variant, variant.given.keys, levels)
     return found
+
+
+def _wrong(way: Way, said: Collection[str], levels: list[str]) -> list[Problem]:
+    """What is wrong with a way to plan; `said`: the keys that are its own: what is wrong with others is said where they are."""
+    keys, found, planning = way.keys, list[Problem](), [*way.keys.horizon, WORLD]
+    for label in keys.horizon if "horizon" in said else ():
+        if label not in levels:
+            message = f"no level {label!r}{nearest(label, levels)} (there are: {listed(levels)})"
+            found.append(Problem(f"{way.path}.horizon.{label}", message))
+    if not (keys.horizon or keys.oracle) and {"horizon", "oracle"} & set(said):
+        found.append(Problem(way.path, "nothing plans: `horizon` names levels, `oracle` strides of the world itself"))
+    counted = {label: cost.level for label, (cost, _) in way.costs.items()}
+    for label, level in counted.items() if "costs" in said else ():
+        if level not in planning:
+            message = f"{level!r} does not plan{nearest(level, planning)} (there are: {listed(planning)})"
+            found.append(Problem(f"{way.path}.costs.{label}.level", message))
+    for label in _idle(way, set(counted.values())) if {"horizon", "oracle", "costs"} & set(said) else ():
+        if label in (*levels, WORLD):
+            found.append(Problem(f"{way.path}.costs", f"nothing counts at {label!r}, nor above: every plan would be as good"))
+    return found
+
+
+def _idle(way: Way, used: set[str]) -> list[str]:
+    """What plans though no cost counts there, nor above; `used`: where one does."""
+    labels = list(way.keys.horizon)
+    idle = [label for place, label in enumerate(labels) if not used & set(labels[place:])]
+    return idle + [WORLD] * (bool(way.keys.oracle) and WORLD not in used)
 
 
 def read_tasks(world: Environment, path: str) -> Tensor:

@@ -289,8 +289,12 @@ def by_distance(record: Record, goal: Tensor) -> dict[str, float]:
     """Which share of the goals (B, P) was reached of the third that begins nearest to them, of the middle one, of the furthest."""
     assert record.position is not None
     order = (record.position[:, 0] - goal).norm(dim=-1).argsort(stable=True)
-    thirds = record.reached.any(1)[order].float().tensor_split(3)
-    return {name: float(third.mean()) for name, third in zip(THIRDS, thirds, strict=True) if len(third)}
+    found: dict[str, float] = {}
+    for name, third in zip(THIRDS, record.reached.any(1)[order].tensor_split(3), strict=True):
+        if len(third):
+            low, high = interval(int(third.sum()), len(third))
+            found |= {name: float(third.float().mean()), f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def cost_of(policy: Planned, tasks: int) -> dict[str, float]:

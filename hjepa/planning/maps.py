@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hjepa.contracts import States
 from hjepa.control import Problem
+from hjepa.keys import PLANNED
 from hjepa.planning import episodes
 
 if TYPE_CHECKING:
@@ -45,14 +46,15 @@ class Map:
 @torch.no_grad()
 def of_task(setting: Setting, number: int, sides: tuple[int, int]) -> Map | None:
     """The map of a task, on a picture of so many pixels; none where the world cannot be begun anywhere, or no level plans."""
-    if not setting.keys.horizon or setting.stack is None or tuple(setting.world.columns[:2]) != STARTS:
+    way = setting.ways.get(PLANNED)
+    if way is None or tuple(setting.world.columns[:2]) != STARTS:
         return None
     along = [torch.linspace(EDGE * side, (1 - EDGE) * side, FINE) for side in sides]
     places = torch.cartesian_prod(along[0], along[1]).flip(-1).to(setting.device)
     tasks = setting.tasks[number].repeat(len(places), 1)
     tasks[:, :2] = places
-    seen = episodes.standing(setting.world.reset(tasks), setting.memory, len(setting.world.actions.low))
-    problem = setting.posed(seen, setting.keys.steps)
+    seen = episodes.standing(setting.world.reset(tasks), setting.memory(way), len(setting.world.actions.low))
+    problem = setting.posed(way, seen, setting.keys.steps)
     level: Problem | None = problem
     states = []
     while level is not None:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import States
-from hjepa.planning import maps
-from hjepa.planning.episodes import THIRDS
+from hjepa.errors import Mistake
+from hjepa.keys import PLANNED
+from hjepa.planning import compute, maps, paired
+from hjepa.planning.episodes import THIRDS, Planned
 from hjepa.planning.maps import Map
 from hjepa.report import bare
 
@@ -36,18 +38,20 @@ FILMED = 4
 
 
 def table(acted: Mapping[str, Acted], console: Console) -> None:
-    """One row a policy: what share of the goals it reached, and what that took."""
+    """One row a policy: what share of the goals it reached, how many points more than the main one, and what that took."""
+    differences = paired.against(acted)
     found = bare(
         "by",
         "reached",
         "95 %",
         *THIRDS,
-        "at the end",
+        f"against\n{paired.main_of(acted)}",
+        "at the\nend",
         "steps",
         "path",
-        "predicted steps",
+        "predicted\nsteps",
         "GFLOP",
-        "ms a decision",
+        "ms a\ndecision",
         "surprise",
         words=("by",),
     )
@@ -58,6 +62,7 @@ def table(acted: Mapping[str, Acted], console: Console) -> None:
             _percent(of["success"]),
             f"{_percent(of['low'])} to {_percent(of['high'])}",
             *(_percent(of[third]) if third in of else "" for third in THIRDS),
+            _points(differences.get(name)),
             _percent(of["at_the_end"]),
             _number(of["steps"]),
             _number(of.get("path")),
@@ -84,24 +89,48 @@ def _asides(scores: Mapping[str, float]) -> Iterator[str]:
 def told(setting: Setting, acted: Mapping[str, Acted]) -> dict[str, Any]:
     """As one object: `plan/<score>` of what was learned, `plan/<policy>_<score>` of what stands beside it."""
     metrics: dict[str, float] = {}
+    differences = paired.against(acted)
     for name, one in acted.items():
-        prefix = "plan/" if name == "planned" else f"plan/{name}_"
-        metrics |= {prefix + score: value for score, value in one.scores.items() if math.isfinite(value)}
+        prefix = "plan/" if name == PLANNED else f"plan/{name}_"
+        scores = one.scores | differences.get(name, {})
+        metrics |= {prefix + score: value for score, value in scores.items() if math.isfinite(value)}
     return {"run": str(setting.run.path) if setting.run else setting.study.name, "metrics": metrics}
 
 
-def write(setting: Setting, acted: Mapping[str, Acted]) -> list[Path]:
-    """Into the run's folder: all that was found, task by task; a picture of paths; a film."""
-    if setting.run is None:
+def place(setting: Setting, out: Path | None) -> tuple[Path, Path] | None:
+    """The folders of what was found and of its pictures, made: `out`, or those of the run; none where there is neither."""
+    if out is not None:
+        folders = (out, out)
+    elif setting.run is not None:
+        folders = (setting.run.path, setting.run.figures)
+    else:
+        return None
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"{error.filename}: pictures cannot be written there: {error.strerror}") from None
+    return folders
+
+
+def write(setting: Setting, acted: Mapping[str, Acted], out: Path | None = None) -> list[Path]:
+    """Into `out`, or the run's folder: all that was found, task by task; pictures of paths, and of what success takes; a film."""
+    folders = place(setting, out)
+    if folders is None:
         return []
-    folder = setting.run.figures
-    folder.mkdir(parents=True, exist_ok=True)
+    found, pictures = folders
     each = {name: one.record.first.tolist() for name, one in acted.items()}
     columns = list(setting.world.columns)
     kept = told(setting, acted) | {"columns": columns, "tasks": setting.tasks.tolist(), "steps_to_goal": each}
-    (setting.run.path / "plan.json").write_text(json.dumps(kept, indent=1))
-    name = "planned" if "planned" in acted else list(acted)[-1]
-    return [_paths(setting, acted[name], folder / "plan.png"), _film(acted[name], folder / "plan.gif")]
+    (found / "plan.json").write_text(json.dumps(kept, indent=1))
+    main = acted[paired.main_of(acted) or next(iter(acted))]
+    made = [_paths(setting, main, pictures / "plan.png"), _film(main, pictures / "plan.gif")]
+    planning = [name for name, one in acted.items() if isinstance(one.policy, Planned)]
+    if len(planning) > 1:
+        learned = [name for name in planning if setting.ways[name].keys.horizon]
+        scores = {name: one.scores for name, one in acted.items()}
+        made.append(compute.picture(pictures / "compute.png", scores, planning, learned))
+    return made
 
 
 def _paths(setting: Setting, one: Acted, path: Path) -> Path:
@@ -198,6 +227,14 @@ def line(name: str, one: Acted) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _points(difference: Mapping[str, float] | None) -> str:
+    """By how many points a share is larger than another, and the interval of that."""
+    if difference is None:
+        return ""
+    points = (f"{100 * difference[name]:+.0f}" for name in ("against", "against_low", "against_high"))
+    return "{} ({} to {})".format(*points)
 
 
 def _number(value: float | None) -> str:

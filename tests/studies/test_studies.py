@@ -8,12 +8,15 @@ import pytest
 from PIL import Image
 
 from hjepa import optimizers, planning, registry, runs, stack, train
+from hjepa.parts import Component
 from hjepa.study import Study, read
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 LEARNING = [path for path in STUDIES if "\nlevels:" in path.read_text() or "\nextends:" in path.read_text()]
 ACTING = [path for path in STUDIES if path not in LEARNING]
 SMALL = ("train.steps=2", "train.diagnose_every=1", "evaluate.samples=8")
+FEW = {"samples": 8, "elites": 2, "iterations": 2, "starts": 2}
+"""Options of planners that say how much is searched."""
 
 
 @pytest.mark.parametrize("path", LEARNING, ids=lambda path: path.stem)
@@ -48,11 +51,21 @@ def _folders(study: Study, path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", ACTING, ids=lambda path: path.stem)
 def test_what_acts_without_learning_acts(path: Path) -> None:
-    few = ["plan.steps=3", "plan.tasks.count=2", "plan.planner.samples=8", "plan.planner.elites=2"]
-    setting = planning.of_run(str(path), few, registry.load(), print)
+    plugins = registry.load()
+    full = read(str(path), (), plugins)
+    few = ["plan.steps=3", "plan.tasks.count=2", *_less_search(full)]
+    setting = planning.of_run(str(path), few, plugins, print)
     acted = {name: setting.act(name) for name in setting.policies()}
-    assert list(acted) == ["random", "straight", "oracle"]
-    assert acted["oracle"].scores["evaluations"] > 0
+    assert full.plan
+    assert list(acted) == ["random", "straight", "oracle", *full.plan.beside]
+    assert all(acted[name].scores["evaluations"] > 0 for name in setting.ways)
+
+
+def _less_search(study: Study) -> list[str]:
+    """Every planner of a study, those within others too, with few of whatever it searches."""
+    assert study.plan
+    parts = [part for way in study.plan.ways().values() for part in way.planner.walk() if isinstance(part, Component)]
+    return [f"{part.path}.{option}={few}" for part in parts for option, few in FEW.items() if option in part.options]
 
 
 def test_there_are_studies() -> None:

@@ -101,10 +101,19 @@ def test_an_interval_is_wilson_s() -> None:
 def test_goals_are_told_apart_by_how_far_they_are() -> None:
     tasks = torch.tensor([[0.0, end] for end in (9.0, 1.0, 5.0, 2.0, 6.0, 20.0)])
     record = episodes.acted(Line(), tasks, Told(1), 6, 1)
-    assert episodes.by_distance(record, tasks[:, 1:]) == {"near": 1.0, "middle": 1.0, "far": 0.0}
+    assert thirds(record, tasks) == {"near": 1.0, "middle": 1.0, "far": 0.0}
     record = episodes.acted(Line(), tasks, Told(1), 5, 1)
-    assert episodes.by_distance(record, tasks[:, 1:]) == {"near": 1.0, "middle": 0.5, "far": 0.0}
-    assert set(episodes.by_distance(episodes.acted(Line(), tasks[:1], Told(1), 5, 1), tasks[:1, 1:])) == {"near"}
+    assert thirds(record, tasks) == {"near": 1.0, "middle": 0.5, "far": 0.0}
+    found = episodes.by_distance(record, tasks[:, 1:])
+    assert (found["middle_low"], found["middle_high"]) == episodes.interval(1, 2)
+    assert (found["far_low"], found["far_high"]) == episodes.interval(0, 2)
+    assert set(thirds(episodes.acted(Line(), tasks[:1], Told(1), 5, 1), tasks[:1])) == {"near"}
+
+
+def thirds(record: Record, tasks: Tensor) -> dict[str, float]:
+    """The shares alone."""
+    found = episodes.by_distance(record, tasks[:, 1:])
+    return {name: share for name, share in found.items() if name in episodes.THIRDS}
 
 
 def test_straight_on_is_asked_at_every_step_and_arrives() -> None:

@@ -88,7 +88,7 @@ def test_more_steps_predicted_are_more_work() -> None:
 
 def test_levels_plan_with_as_much_of_what_can_be_done_as_they_shall() -> None:
     whole, half = setting(), setting(reach=0.5)
-    assert half._space().high.tolist() == (whole.world.actions.high / 2).tolist()
+    assert half._space(half.ways["planned"]).high.tolist() == (whole.world.actions.high / 2).tolist()
     policy = half.policies()["planned"]()
     actions = policy(planning.episodes.standing(half.world.reset(half.tasks), 1, 2), 4)
     assert (actions.abs() <= whole.world.actions.high / 2).all()
@@ -105,7 +105,7 @@ def test_a_level_where_nothing_counts_needs_one_above_where_something_does() -> 
 def test_levels_plan_from_the_top_down_and_see_as_many_frames_as_one_step_of_the_highest_needs() -> None:
     costs = {label: {"name": "distance", "level": label} for label in ("state", "room")}
     found = setting(horizon={"state": 4, "room": 2}, oracle={}, costs=costs, planner={"name": "hierarchical", "inner": PLANNER})
-    assert found.memory == 2
+    assert found.memory(found.ways["planned"]) == 2
     assert list(found.policies()) == ["random", "straight", "planned"]
     policy = found.policies()["planned"]()
     observed = planning.episodes.standing(found.world.reset(found.tasks), 2, 2)
@@ -168,8 +168,8 @@ def test_the_table_names_every_policy_and_what_it_reached() -> None:
     console = Console(file=(out := io.StringIO()), width=150)
     shown.table(acted, console)
     assert all(name in out.getvalue() for name in acted)
-    titles = out.getvalue().splitlines()[1].split()
-    assert titles[:2] == ["by", "reached"] and titles[4:7] == ["near", "middle", "far"] and titles[-1] == "surprise"
+    titles = out.getvalue().splitlines()[2].split()
+    assert titles[:2] == ["by", "reached"] and titles[4:8] == ["near", "middle", "far", "planned"] and titles[-1] == "surprise"
     assert "candidate that leads to the goal" in out.getvalue()
     assert shown.line("random", acted["random"]) == "random: 0 % of the goals"
 
@@ -191,6 +191,32 @@ def test_a_run_is_planned_with_and_pictures_and_all_tasks_are_kept(tmp_path: Pat
     assert film.n_frames == 5
 
 
+def test_where_several_plan_there_is_a_picture_of_what_that_took(tmp_path: Path) -> None:
+    run = runs.Run(tmp_path / "run")
+    found = setting(beside={"more": {"planner": {"samples": 8}}})
+    found.run = run
+    acted = {name: found.act(name) for name in ("random", "planned", "more")}
+    files = shown.write(found, acted)
+    assert [file.relative_to(run.path).as_posix() for file in files] == [
+        f"figures/{name}" for name in ("plan.png", "plan.gif", "compute.png")
+    ]
+    assert Image.open(files[-1]).size[0] > 1000
+    elsewhere = tmp_path / "some" / "where"
+    kept = (run.path / "plan.json").read_text()
+    (run.path / "plan.json").unlink()
+    assert [file.parent for file in shown.write(found, acted, elsewhere)] == [elsewhere] * 3
+    assert (elsewhere / "plan.json").read_text() == kept
+    assert not (run.path / "plan.json").exists()
+
+
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
+    found = setting()
+    assert shown.place(found, None) is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Mistake, match="pictures cannot be written there"):
+        shown.place(found, tmp_path / "file" / "below")
+
+
 def test_a_study_whose_levels_have_learned_nothing_is_refused(tmp_path: Path) -> None:
     import yaml
 
@@ -209,13 +235,20 @@ def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, 
     costs = {"true": {"name": "distance", "level": "world"}}
     file.write_text(yaml.safe_dump({"plan": STUDY["plan"] | {"horizon": {}, "costs": costs}}))
     with pytest.raises(SystemExit) as ended:
-        cli.app(["plan", str(file), "plan.tasks.count=2", "--json"])
+        cli.app(["plan", str(file), "plan.tasks.count=2", "plan.beside.far.oracle={1: 5}", "--out", str(tmp_path), "--json"])
     assert not ended.value.code
     said = capsys.readouterr()
+    assert json.loads((tmp_path / "plan.json").read_text()) | json.loads(said.out.splitlines()[-1]) == json.loads(
+        (tmp_path / "plan.json").read_text()
+    )
+    for name in ("plan.png", "plan.gif", "compute.png"):
+        assert (tmp_path / name).is_file() and f"picture: {tmp_path / name}" in said.err
     with pytest.raises(SystemExit) as checked:
         cli.app(["check", str(file)])
     assert not checked.value.code and "learns nothing" in capsys.readouterr().err
     with pytest.raises(Mistake, match="there is nothing to train"):
         cli.app(["train", str(file)], standalone_mode=False)
-    assert json.loads(said.out.splitlines()[-1])["metrics"].keys() >= {"plan/oracle_success", "plan/straight_success"}
+    assert json.loads(said.out.splitlines()[-1])["metrics"].keys() >= {
+        f"plan/{name}_success" for name in ("oracle", "straight", "far")
+    }
     assert "oracle" in said.err
