@@ -63,6 +63,11 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # What overrides a merged key stands alone then: who merges this mapping in turn would get the other (PyYAML 6.0.4).
+        super().flatten_mapping(node)
+        node.value = list({str(key.value): (key, value) for key, value in node.value}.values())
+
 
 # YAML 1.1 takes 1e-4 for a word; everybody who writes it means the number
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
