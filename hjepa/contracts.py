@@ -498,7 +498,7 @@ class Environment(Protocol):
     """
 
     kind: ClassVar[str] = "environment"
-    optional: ClassVar[tuple[str, ...]] = ("truth", "straight", "reaches")
+    optional: ClassVar[tuple[str, ...]] = ("truth", "straight", "reaches", "foreseen")
     actions: ActionSpace
 
     @property
@@ -527,6 +527,9 @@ class Environment(Protocol):
 
     def reaches(self, actions: Tensor) -> Tensor:
         """(B,) bool: whether any of candidates (B, S, K, A) would reach the goal from here."""
+
+    def foreseen(self, actions: Tensor, steps: Sequence[int]) -> Batch:
+        """What would be seen after those of the K steps of candidates (B, S, K, A), from 1, but for chance: (B*S, steps, ...)."""
 
 
 class PlanningProblem(Protocol):

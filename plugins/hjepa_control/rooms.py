@@ -168,6 +168,18 @@ class Rooms:
         away = (places.view(*actions.shape[:3], 2) - self._goal[:, None, None]).norm(dim=-1)
         return (away < NEAR).flatten(1).any(1)
 
+    def foreseen(self, actions: Tensor, steps: Sequence[int]) -> Batch:
+        """What would be seen after those steps of candidates (B, S, K, 2), the first of which is 1, if walls threw nothing back and
+        distractors stayed where they are: (B*S, steps, ...) each.
+        """
+        tasks, count = actions.shape[:2]
+        after = [step - 1 for step in steps]
+        places = self.truth(actions.shape[2], ()).rollout(actions).tokens[:, after, 0]
+        # as if the candidates of a world were steps of it, so that its walls are drawn once
+        others = self._others.places[:, None].expand(-1, count * len(after), -1, -1)
+        seen = self.seen(self._world, places.reshape(tasks, -1, 2), others)
+        return {name: value.reshape(tasks * count, len(after), *value.shape[2:]) for name, value in seen.items()}
+
     def _seen(self, place: Tensor, others: Distractors) -> Batch:
         """One step: the picture, and where the dots are."""
         return self.seen(self._world, place[:, None], others.places[:, None])

@@ -17,7 +17,7 @@ from hjepa_control.four_rooms import FourRooms
 from hjepa_control.rooms import DOT, FASTEST, MARGIN, NEAR, OPENING, Rooms
 from hjepa_control.serial_rooms import SerialRooms
 from hjepa_control.two_rooms import TwoRooms
-from hjepa_control.walls import covered
+from hjepa_control.walls import covered, cut, moved
 
 WORLDS = [
     *(TwoRooms(0), SerialRooms(0), SerialRooms(0, rooms=4)),
@@ -194,3 +194,26 @@ def test_without_rebound_a_world_knows_no_chance() -> None:
         one, other = (rooms.moved(world, place, pushed(6, step), keyed(seed)) for seed in (1, 2))
         assert torch.equal(one, other)
         place = one
+
+
+@worlds
+def test_what_is_foreseen_is_seen_when_it_is_done_but_for_chance(rooms: Rooms) -> None:
+    tasks, actions = (
+        rooms.tasks(keyed(4, 8)),
+        torch.stack([torch.stack([pushed(s, k, 8) for k in range(9)], 1) for s in (1, 2)], 1),
+    )
+    rooms.reset(tasks)
+    for step in range(5):
+        rooms.step(pushed(3, step, 8))
+    place, others = rooms._place, rooms._others
+    foreseen = rooms.foreseen(actions, [1, 4, 9])
+    for candidate in range(2):
+        now = place
+        for step in range(9):
+            now = moved(rooms._world.boxes, now, cut(actions[:, candidate, step], FASTEST), torch.zeros(8))
+            if step + 1 in (1, 4, 9):
+                seen = rooms.seen(rooms._world, now[:, None], others.places[:, None])
+                at = [1, 4, 9].index(step + 1)
+                for name, value in foreseen.items():
+                    assert torch.equal(value[candidate::2, at], seen[name][:, 0]), name
+    assert torch.equal(rooms._place, place)
