@@ -113,6 +113,9 @@ class WayKeys(Keys):
     horizon: dict[str, Count] = Field(
         default={}, description="the levels that plan, from the lowest to the highest, and how many own steps far"
     )
+    exact: list[str] = Field(
+        default=[], description="levels of `horizon` whose model is the world itself, while they perceive as they have learned"
+    )
     oracle: dict[Count, Count] = Field(
         default={}, description="the world itself as the model: its steps in one step of a level -> how many of these far"
     )

@@ -18,7 +18,7 @@ from hjepa.contracts import ActionSpace, Batch, CostTerm, Environment, Planner, 
 from hjepa.errors import Mistake, Problem, listed, nearest
 from hjepa.keys import RANDOM, STRAIGHT
 from hjepa.parts import Component, Way
-from hjepa.planning import episodes
+from hjepa.planning import episodes, exact
 from hjepa.planning.episodes import Anything, Planned, Policy, Record, Straight
 from hjepa.randomness import Key
 from hjepa.registry import Registry
@@ -97,6 +97,8 @@ class Setting:
         """Made for a way to plan. Mistake where it cannot work."""
         if way.keys.oracle and not hasattr(self.world, "truth"):
             raise Mistake(f"{way.path}.oracle: {self.plan.environment.name} cannot be its own model; leave it out")
+        if set(way.keys.exact) & set(way.keys.horizon) and not hasattr(self.world, "foreseen"):
+            raise Mistake(f"{way.path}.exact: {self.plan.environment.name} does not say what would be seen; leave it out")
         clock = self._clock(way)
         if way.keys.replan % clock:
             said = f"{way.keys.replan} is no multiple of {clock}, the steps of the world in one that is planned"
@@ -143,7 +145,9 @@ class Setting:
         horizons = {label: min(way.keys.horizon[label], math.ceil(left / spec.clock)) for label, spec in specs.items()}
         costs = {label: self._costs(way, label, spec) for label, spec in specs.items()}
         goal = episodes.standing(self.world.goal(), self.memory(way), len(self.world.actions.low))
-        problem = control.problem(stack, source, horizons, observed, goal, costs, self._space(way))
+        space = self._space(way)
+        problem = control.problem(stack, source, horizons, observed, goal, costs, space)
+        problem = exact.posed(problem, way.keys.exact, self.world, source, observed, space)
         (lowest, spec), *_ = specs.items()
         if len(problem.space.low) != spec.clock * len(self.world.actions.low):
             said = f"the actions of {lowest!r} are macro-actions, which nobody can do; name a level below it"
@@ -192,7 +196,7 @@ def problems(study: Study) -> list[Problem]:
     if study.plan is None:
         return []
     plan, levels = study.plan, study.order["levels"]
-    found = _wrong(plan, {"horizon", "oracle", "costs"}, levels)
+    found = _wrong(plan, {"horizon", "exact", "oracle", "costs"}, levels)
     for variant in plan.beside.values():
         found += _wrong(variant, variant.given.keys, levels)
     return found
@@ -205,6 +209,10 @@ def _wrong(way: Way, said: Collection[str], levels: list[str]) -> list[Problem]:
         if label not in levels:
             message = f"no level {label!r}{nearest(label, levels)} (there are: {listed(levels)})"
             found.append(Problem(f"{way.path}.horizon.{label}", message))
+    for label in keys.exact if "exact" in said else ():
+        if label not in keys.horizon:
+            message = f"{label!r} does not plan{nearest(label, keys.horizon)} (there are: {listed(keys.horizon)})"
+            found.append(Problem(f"{way.path}.exact", message))
     if not (keys.horizon or keys.oracle) and {"horizon", "oracle"} & set(said):
         found.append(Problem(way.path, "nothing plans: `horizon` names levels, `oracle` strides of the world itself"))
     counted = {label: cost.level for label, (cost, _) in way.costs.items()}

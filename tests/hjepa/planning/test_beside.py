@@ -83,7 +83,7 @@ def test_read_again_what_is_resolved_is_the_same_and_follows_the_plan() -> None:
     ("beside", "path", "said"),
     [
         ({"x": {"planer": "cem"}}, "plan.beside.x.planer", "did you mean 'planner'"),
-        ({"x": {"steps": 3}}, "plan.beside.x.steps", "(allowed: horizon, oracle, reach, replan, planner, costs)"),
+        ({"x": {"steps": 3}}, "plan.beside.x.steps", "(allowed: horizon, exact, oracle, reach, replan, planner, costs)"),
         ({"x": {"environment": "two_rooms"}}, "plan.beside.x.environment", "unknown key"),
         ({"x": {"beside": {}}}, "plan.beside.x.beside", "unknown key"),
         ({"x": {"planner": {"sampels": 3}}}, "plan.beside.x.planner.sampels", "did you mean 'samples'"),
