@@ -21,8 +21,6 @@ def test_by_hand() -> None:
     found = Distance(Spec(2), steps="last", saturation=4.0)(states(PLACES), GOAL)
     assert found.value.tolist() == pytest.approx([1 - math.exp(-0.5), 1 - math.exp(-0.25)])
     assert not found.violation.any()
-    sharp = Distance(Spec(2), steps="last", saturation=4.0, sharpness=3.0)(states(PLACES), GOAL)
-    assert sharp.value.tolist() == pytest.approx([1 - math.exp(-0.125), 1 - math.exp(-(0.25**3))], rel=1e-5)
 
 
 def test_without_a_goal_nothing_costs_anything() -> None:

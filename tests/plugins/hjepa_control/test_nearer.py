@@ -23,6 +23,7 @@ def test_by_hand() -> None:
     at_first, at_goal, beyond = 25 / 2, -25 / 2, (25 - 100) / 2
     assert NEARER(states(places), goal).value.tolist() == [(at_first + at_goal + beyond) / 3]
     assert NEARER(states(places[:, :1]), goal).value.tolist() == [12.5]
+    assert Nearer(Spec(2), best=2.0)(states(places), goal).value.tolist() == [(at_first + at_goal + beyond) / 3 + 2 * beyond]
     assert not NEARER(states(places), goal).violation.any()
 
 
