@@ -106,6 +106,8 @@ class States:
     """(B, T-1, A): what was done between each step and the next."""
     parts: tuple[States, ...] = ()
     """One for each stream, where several are read at once."""
+    doubt: Tensor | None = None
+    """(B, T, N) of predicted states: how far apart predictors are that have seen different samples; None where none says it."""
 
     @property
     def steps(self) -> int:
@@ -131,6 +133,7 @@ class States:
             maps=tuple(m[:, start:stop] for m in self.maps),
             actions=None if self.actions is None else self.actions[:, start : max(start, stop - 1)],
             parts=tuple(p.slice(start, stop) for p in self.parts),
+            doubt=None if self.doubt is None else self.doubt[:, start:stop],
         )
 
     def rows(self, index: Tensor) -> States:
@@ -143,6 +146,7 @@ class States:
             maps=tuple(m[index] for m in self.maps),
             actions=None if self.actions is None else self.actions[index],
             parts=tuple(p.rows(index) for p in self.parts),
+            doubt=None if self.doubt is None else self.doubt[index],
         )
 
 
@@ -354,6 +358,7 @@ class StepPredictor(Protocol):
     """Predicts the next step. Positional: the spec of the encoder."""
 
     kind: ClassVar[str] = "predictor"
+    optional: ClassVar[tuple[str, ...]] = ("doubt",)
 
     def __call__(self, states: States, condition: Tensor | None = None, z: Tensor | None = None) -> Tensor:
         """(B, T-1, N, D): the prediction of steps 1 to T-1, each from the true steps before it alone."""
@@ -365,6 +370,9 @@ class StepPredictor(Protocol):
         self, carry: Any, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """(B, N, D), the next step after what `carry` has seen, and the carry that has seen it too."""
+
+    def doubt(self, carry: Any) -> Tensor:
+        """(B, N): how sure it is not of the last step that it predicted, as a variance, mean over D."""
 
 
 class Energy(Protocol):
@@ -432,7 +440,7 @@ class Level(Protocol):
     """
 
     kind: ClassVar[str] = "level"
-    optional: ClassVar[tuple[str, ...]] = ("view", "predictions", "rollout", "start", "step", "space", "draw")
+    optional: ClassVar[tuple[str, ...]] = ("view", "predictions", "rollout", "start", "step", "doubt", "space", "draw")
     spec: Spec
     needs: int
     """How many own steps a sample must give for the level to have something to learn."""
@@ -460,6 +468,9 @@ class Level(Protocol):
         self, carry: Any, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """The tokens (B, N, D) of the next step, and the carry that has seen it too, as of a StepPredictor."""
+
+    def doubt(self, carry: Any) -> Tensor | None:
+        """(B, N), as of a StepPredictor; none where it says nothing of it."""
 
     def space(self, chunk: ActionSpace) -> ActionSpace:
         """What can be done here, where `chunk` is what can be done below between two own steps; without it just that."""

@@ -96,8 +96,9 @@ class Problem:
 
     @property
     def now(self) -> States:
-        """(B, 1, N, D): where the tasks stand."""
-        return self.start.slice(self.start.steps - 1, self.start.steps)
+        """(B, 1, N, D): where the tasks stand, which is seen, and so not doubted."""
+        now = self.start.slice(self.start.steps - 1, self.start.steps)
+        return replace(now, doubt=torch.zeros_like(now.tokens[..., 0]))
 
     @property
     def _level(self) -> Any:
@@ -111,7 +112,9 @@ class Problem:
         """One step (R, A) of each row of the carry -> states (R, 1, N, D), and the carry after it."""
         tokens, level = self._level.step(carry["level"], action)
         now = carry["now"] + self._level.spec.clock
-        return States(tokens[:, None], now, self.start.grid), {"now": now, "level": level}
+        doubt = self._level.doubt(level) if hasattr(self._level, "doubt") else None
+        states = States(tokens[:, None], now, self.start.grid, doubt=None if doubt is None else doubt[:, None])
+        return states, {"now": now, "level": level}
 
     def rollout(self, actions: Tensor) -> States:
         """Candidates (B, S, K, A) -> trajectory (B*S, K, N, D)."""

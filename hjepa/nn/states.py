@@ -29,9 +29,10 @@ def joined(parts: Sequence[States]) -> States:
 
 
 def followed(earlier: States, later: States) -> States:
-    """Tokens of `earlier`, then those of `later`, of the same samples."""
+    """Tokens of `earlier`, then those of `later`, of the same samples; and doubt, where both have some."""
     tokens, time = torch.cat((earlier.tokens, later.tokens), dim=1), torch.cat((earlier.time, later.time), dim=1)
-    return States(tokens, time, earlier.grid)
+    doubts = [states.doubt for states in (earlier, later) if states.doubt is not None]
+    return States(tokens, time, earlier.grid, doubt=torch.cat(doubts, dim=1) if len(doubts) == 2 else None)
 
 
 def window_ticks(ticks: tuple[int, ...], stride: int, window: int) -> tuple[int, ...]:

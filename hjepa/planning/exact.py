@@ -64,7 +64,8 @@ class Exact(Problem):
         ]
         tokens = torch.cat(parts, dim=2).flatten(0, 1)
         passed = self.clock * torch.tensor(steps, device=tokens.device)
-        return States(tokens, self.start.time[self._rows(len(tokens)), -1:] + passed, self.start.grid)
+        time = self.start.time[self._rows(len(tokens)), -1:] + passed
+        return States(tokens, time, self.start.grid, doubt=torch.zeros_like(tokens[..., 0]))
 
     def _tokens(self, actions: Tensor, steps: Sequence[int]) -> Tensor:
         """(B, S, steps, N, D): each state from the steps of the world alone that its windows go back to."""

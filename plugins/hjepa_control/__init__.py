@@ -22,4 +22,5 @@ def register(components: Components) -> None:
     for name in ("cem", "icem", "mppi", "gradient", "beam", "random", "hierarchical"):
         components.add("planner", name, f"hjepa_control.{name}:{name.title()}")
     components.add("cost", "distance", "hjepa_control.distance:Distance")
+    components.add("cost", "disagreement", "hjepa_control.disagreement:Disagreement")
     components.add("cost", "nearer", "hjepa_control.nearer:Nearer")

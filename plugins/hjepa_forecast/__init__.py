@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def register(components: Components) -> None:
     components.add("level", "forecast", "hjepa_forecast.forecast:Forecast")
     components.add("predictor", "causal", "hjepa_forecast.causal:Causal")
+    components.add("predictor", "ensemble", "hjepa_forecast.ensemble:Ensemble")
     components.add("predictor", "gru", "hjepa_forecast.gru:GRU")
     components.add("predictor", "mlp", "hjepa_forecast.mlp:StepMLP")
     components.add("predictor", "conv", "hjepa_forecast.conv:StepConv")

@@ -169,13 +169,15 @@ class Forecast(nn.Module):
     ) -> States:
         """`start` (B, T, N, D) -> the `steps` states that follow, each predicted from those before (B, steps, N, D)."""
         carry = self.start(start, condition)
-        tokens = []
+        tokens, doubts = [], []
         for step in range(steps):
             action = None if actions is None else actions[:, step]
             predicted, carry = self.step(carry, action, None, None if z is None else z[:, step])
             tokens.append(predicted)
+            doubts.append(self.doubt(carry))
         time = start.time[:, -1:] + self.spec.clock * torch.arange(1, steps + 1, device=start.time.device)
-        return States(torch.stack(tokens, dim=1), time, start.grid)
+        said = [doubt for doubt in doubts if doubt is not None]
+        return States(torch.stack(tokens, dim=1), time, start.grid, doubt=torch.stack(said, dim=1) if said else None)
 
     def start(self, states: States, condition: Tensor | None = None) -> Any:
         """A carry that has seen `states` (B, T, N, D)."""
@@ -186,6 +188,11 @@ class Forecast(nn.Module):
     ) -> tuple[Tensor, Any]:
         """The tokens (B, N, D) that `action` (B, A) leads to, and the carry that has seen them."""
         return self.predictor.step(carry, action, condition, z)
+
+    def doubt(self, carry: Any) -> Tensor | None:
+        """(B, N): how far apart predictors are of the step that was predicted last; none where there is one, and while they learn."""
+        said = getattr(self.predictor, "doubt", None)
+        return None if said is None or self.training else said(carry)
 
     def space(self, chunk: ActionSpace) -> ActionSpace:
         """What can be done in one own step: its macro-actions, or whatever can be done below in the meantime."""

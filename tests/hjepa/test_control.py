@@ -11,6 +11,7 @@ from torch import Tensor
 from hjepa import control, registry, study
 from hjepa.contracts import ActionSpace, Batch, Cost, Spec, States
 from hjepa.errors import Mistake
+from hjepa.nn.states import followed
 from hjepa.stack import Stack
 
 PREDICTOR = {"name": "causal", "depth": 1, "heads": 2, "width": 8}
@@ -143,3 +144,19 @@ def test_where_nothing_counts_a_level_is_judged_by_what_counts_above(world: Stac
     assert ladder.cost(trajectory).value.std() > 0
     own = posed(world, "low", "high", goal=goal)
     assert torch.equal(own.cost(trajectory).value, posed(world, "low", goal=goal).cost(trajectory).value)
+
+
+def test_doubt_goes_where_states_go(world: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step as in a rollout, and what is seen is not doubted."""
+    level = world.level("low")
+    monkeypatch.setattr(type(level), "doubt", lambda self, carry: carry["last"][..., 0, 0].abs()[:, None])
+    problem = posed(world, "low")
+    assert not problem.now.doubt.any()
+    actions = moves(3, 1, 2)
+    rolled, carry, parts = problem.rollout(actions), problem.begin(), []
+    for action in actions[:, 0].unbind(1):
+        states, carry = problem.step(carry, action)
+        parts.append(states)
+    torch.testing.assert_close(followed(*parts).doubt, rolled.doubt)
+    assert rolled.doubt.shape == (3, 2, 1) and rolled.doubt.all()
+    assert followed(problem.start, rolled).doubt is None
