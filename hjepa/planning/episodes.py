@@ -15,10 +15,8 @@ from torch import Tensor
 
 from hjepa.contracts import ActionSpace, Batch, Cost, Environment, Plan, Planner, PlanningProblem, States
 from hjepa.flops import counted
+from hjepa.keys import THIRDS
 from hjepa.randomness import Key, uniform
-
-THIRDS = ("near", "middle", "far")
-"""How tasks are called by the distance of their goals."""
 
 
 class Policy(Protocol):

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hjepa.contracts import States
 from hjepa.errors import Mistake
-from hjepa.keys import PLANNED
+from hjepa.keys import PLANNED, THIRDS
 from hjepa.planning import compute, maps, paired
-from hjepa.planning.episodes import THIRDS, Planned
+from hjepa.planning.episodes import Planned
 from hjepa.planning.maps import Map
 from hjepa.report import bare
 

@@ -235,7 +235,7 @@ def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, 
     costs = {"true": {"name": "distance", "level": "world"}}
     file.write_text(yaml.safe_dump({"plan": STUDY["plan"] | {"horizon": {}, "costs": costs}}))
     with pytest.raises(SystemExit) as ended:
-        cli.app(["plan", str(file), "plan.tasks.count=2", "plan.beside.far.oracle={1: 5}", "--out", str(tmp_path), "--json"])
+        cli.app(["plan", str(file), "plan.tasks.count=2", "plan.beside.long.oracle={1: 5}", "--out", str(tmp_path), "--json"])
     assert not ended.value.code
     said = capsys.readouterr()
     assert json.loads((tmp_path / "plan.json").read_text()) | json.loads(said.out.splitlines()[-1]) == json.loads(
@@ -249,6 +249,6 @@ def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, 
     with pytest.raises(Mistake, match="there is nothing to train"):
         cli.app(["train", str(file)], standalone_mode=False)
     assert json.loads(said.out.splitlines()[-1])["metrics"].keys() >= {
-        f"plan/{name}_success" for name in ("oracle", "straight", "far")
+        f"plan/{name}_success" for name in ("oracle", "straight", "long")
     }
     assert "oracle" in said.err
