@@ -197,6 +197,20 @@ def test_nothing_is_a_surprise_to_whom_the_world_is_its_own_model() -> None:
     assert acted["planned"]["promised"] == pytest.approx(acted["planned"]["paid"], rel=1e-4)
 
 
+def test_what_was_promised_and_what_came_are_judged_by_what_was_known_before() -> None:
+    """Where a level above that looks back judges: the state from which it was promised is in its window, and nothing that came later."""
+    found = windowed(2, costs={"goal": COSTS["room"]}, replan=1)
+    policy, observed = found.policies()["planned"](), under_way(found)
+    action = policy(observed, 50)[:, 0]
+    earlier, expected = policy.expected  # type: ignore[attr-defined]
+    policy(further(found, observed, action), 49)
+    now = policy.expected[0].now  # type: ignore[attr-defined]
+    room = found.stack.level("room")  # type: ignore[union-attr]
+    for state, cost in zip((expected, now), policy.costs[0]):  # type: ignore[attr-defined]
+        window = States(torch.cat((earlier.now.tokens, state.tokens), dim=2), state.time)
+        torch.testing.assert_close(cost, earlier.above.cost(room.encode(window)).value[:, 0])
+
+
 def test_what_a_room_looks_like_is_the_same() -> None:
     world, learned = (
         maps.of_task(setting(**CERTAIN, **LEVELS, exact=labels), 1, (65, 65)) for labels in (["state", "room"], [])
