@@ -97,7 +97,7 @@ class Setting:
         """Made for a way to plan. Mistake where it cannot work."""
         if way.keys.oracle and not hasattr(self.world, "truth"):
             raise Mistake(f"{way.path}.oracle: {self.plan.environment.name} cannot be its own model; leave it out")
-        if set(way.keys.exact) & set(way.keys.horizon) and not hasattr(self.world, "foreseen"):
+        if way.exact and not hasattr(self.world, "foreseen"):
             raise Mistake(f"{way.path}.exact: {self.plan.environment.name} does not say what would be seen; leave it out")
         clock = self._clock(way)
         if way.keys.replan % clock:
@@ -147,7 +147,7 @@ class Setting:
         goal = episodes.standing(self.world.goal(), self.memory(way), len(self.world.actions.low))
         space = self._space(way)
         problem = control.problem(stack, source, horizons, observed, goal, costs, space)
-        problem = exact.posed(problem, way.keys.exact, self.world, source, observed, space)
+        problem = exact.posed(problem, way.exact, self.world, source, observed, space)
         (lowest, spec), *_ = specs.items()
         if len(problem.space.low) != spec.clock * len(self.world.actions.low):
             said = f"the actions of {lowest!r} are macro-actions, which nobody can do; name a level below it"

@@ -127,7 +127,8 @@ def write(setting: Setting, acted: Mapping[str, Acted], out: Path | None = None)
     made = [_paths(setting, main, pictures / "plan.png"), _film(main, pictures / "plan.gif")]
     planning = [name for name, one in acted.items() if isinstance(one.policy, Planned)]
     if len(planning) > 1:
-        learned = [name for name in planning if setting.ways[name].keys.horizon]
+        ways = {name: setting.ways[name] for name in planning}
+        learned = [name for name, way in ways.items() if way.keys.horizon and not way.exact]
         scores = {name: one.scores for name, one in acted.items()}
         made.append(compute.picture(pictures / "compute.png", scores, planning, learned))
     return made

@@ -17,7 +17,7 @@ from rich.console import Console
 from hjepa import cli, planning, registry, runs
 from hjepa.compose import make_sources, streams_of
 from hjepa.errors import Mistake
-from hjepa.planning import Setting, shown
+from hjepa.planning import Setting, compute, shown
 from hjepa.stack import Stack
 from hjepa.study import parse
 
@@ -207,6 +207,17 @@ def test_where_several_plan_there_is_a_picture_of_what_that_took(tmp_path: Path)
     assert [file.parent for file in shown.write(found, acted, elsewhere)] == [elsewhere] * 3
     assert (elsewhere / "plan.json").read_text() == kept
     assert not (run.path / "plan.json").exists()
+
+
+def test_whom_the_world_shows_what_it_foresees_is_not_among_those_who_plan_in_what_was_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes to draw and perceive is no affair of what was learned."""
+    asked = list[tuple[list[str], list[str]]]()
+    monkeypatch.setattr(compute, "picture", lambda path, scores, planning, learned: asked.append((planning, learned)))
+    found = setting(beside={"more": {"planner": {"samples": 8}}, "exact": {"exact": ["state"]}})
+    shown.write(found, {name: found.act(name) for name in found.policies()}, tmp_path)
+    assert asked == [(["oracle", "planned", "more", "exact"], ["planned", "more"])]
 
 
 def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
