@@ -48,6 +48,7 @@ class Setting:
         self.study, self.stack, self.device, self.run = study, stack, device, run
         self.plan, self.keys, self.maker = study.plan, study.plan.keys, Maker(study)
         self.world: Environment = self._made(self.plan.environment, 0)
+        self.actions = ActionSpace(self.world.actions.low.to(device), self.world.actions.high.to(device))
         self.ways = self.plan.ways()
         for way in self.ways.values():
             self._planner(way)  # what cannot work is said before anybody acts
@@ -71,7 +72,7 @@ class Setting:
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """By name; each is made anew when it is asked for."""
-        found: dict[str, Callable[[], Policy]] = {RANDOM: lambda: Anything(self.world.actions, self.key)}
+        found: dict[str, Callable[[], Policy]] = {RANDOM: lambda: Anything(self.actions, self.key)}
         if hasattr(self.world, "straight"):
             found[STRAIGHT] = lambda: Straight(self.world)
         return found | {name: partial(self._planned, way) for name, way in self.ways.items()}
@@ -144,19 +145,19 @@ class Setting:
         specs = {label: stack.composer.spec(label, source) for label in way.keys.horizon}
         horizons = {label: min(way.keys.horizon[label], math.ceil(left / spec.clock)) for label, spec in specs.items()}
         costs = {label: self._costs(way, label, spec) for label, spec in specs.items()}
-        goal = episodes.standing(self.world.goal(), self.memory(way), len(self.world.actions.low))
+        goal = episodes.standing(self.world.goal(), self.memory(way), len(self.actions.low))
         space = self._space(way)
         problem = control.problem(stack, source, horizons, observed, goal, costs, space)
         problem = exact.posed(problem, way.exact, self.world, source, observed, space)
         (lowest, spec), *_ = specs.items()
-        if len(problem.space.low) != spec.clock * len(self.world.actions.low):
+        if len(problem.space.low) != spec.clock * len(self.actions.low):
             said = f"the actions of {lowest!r} are macro-actions, which nobody can do; name a level below it"
             raise Mistake(f"{way.path}.horizon: {said}")
         return problem
 
     def _space(self, way: Way) -> ActionSpace:
         """What levels plan with: a model knows only what it has seen done."""
-        low, high = self.world.actions.low, self.world.actions.high
+        low, high = self.actions.low, self.actions.high
         middle, half = (low + high) / 2, way.keys.reach * (high - low) / 2
         return ActionSpace(middle - half, middle + half)
 

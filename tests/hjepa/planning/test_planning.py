@@ -95,6 +95,16 @@ def test_levels_plan_with_as_much_of_what_can_be_done_as_they_shall() -> None:
     assert actions.abs().max() > whole.world.actions.high[0] / 8
 
 
+def test_what_can_be_done_lies_where_tasks_and_keys_do() -> None:
+    """A GPU is not always there; the meta device is, and a world knows no device."""
+    found = setting(device="meta")
+    space = found._space(found.ways["planned"])
+    anything = found.policies()["random"]()
+    devices = {bound.device.type for one in (found.actions, space, anything.space) for bound in (one.low, one.high)}  # type: ignore
+    assert devices == {found.tasks.device.type} == {found.key.word.device.type} == {"meta"}
+    assert anything({}, 4).shape == (3, 4, 2)
+
+
 def test_a_level_where_nothing_counts_needs_one_above_where_something_does() -> None:
     cost = {"goal": {"name": "distance", "level": "room"}}
     assert not made(horizon={"state": 4, "room": 1}, oracle={}, costs=cost).problems
