@@ -54,6 +54,9 @@ class Setting:
             self._planner(way)  # what cannot work is said before anybody acts
         self.tasks = self._tasks().to(self.device)
         self.key = Key.of(self.study.seed, "plan", device=self.device).fold(torch.arange(len(self.tasks), device=self.device))
+        for way in self.ways.values():
+            if way.exact:
+                self._tried(way)
 
     def _made(self, component: Component, *neighbours: Any) -> Any:
         try:
@@ -106,6 +109,18 @@ class Setting:
             raise Mistake(f"{way.path}.replan: {said}")
         planner: Planner = self._made(way.planner)
         return planner
+
+    def _tried(self, way: Way) -> None:
+        """The first decision of the first task, found before anybody acts. Mistake where a planner follows gradients at an exact level: of
+        planners within planners only this shows which one plans where.
+        """
+        seen = episodes.standing(self.world.reset(self.tasks[:1]), self.memory(way), len(self.actions.low))
+        problem = self.posed(way, seen, self.keys.steps)
+        try:
+            with torch.no_grad():
+                self._planner(way).plan(problem, None, Key(self.key.word[:1]))
+        except Mistake as mistake:
+            raise Mistake(f"{way.path}.planner: {mistake}") from mistake
 
     def _clock(self, way: Way) -> int:
         """Steps of the world in one of the lowest level that plans."""

@@ -269,6 +269,30 @@ def test_a_world_that_does_not_say_what_would_be_seen_is_refused_before_anybody_
         setting(**world, costs=costs, beside={"x": {"exact": ["state"]}})
 
 
+GRADIENT = {"name": "gradient", "iterations": 1, "starts": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"planner": GRADIENT, "exact": ["state"]}, r"plan\.planner: level 'state' has the world itself as its model"),
+        ({"beside": {"x": {"planner": GRADIENT, "exact": ["state"]}}}, r"plan\.beside\.x\.planner: level 'state'"),
+        ({"planner": {"name": "hierarchical", "inner": PLANNER, "upper": GRADIENT}, "exact": ["room"]}, "level 'room'"),
+        ({"planner": {"name": "hierarchical", "inner": GRADIENT, "upper": PLANNER}, "exact": ["state"]}, "level 'state'"),
+    ],
+)
+def test_a_planner_that_follows_gradients_there_is_refused_before_anybody_acts(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(Mistake, match=said):
+        setting(**CERTAIN, **LEVELS | changes)
+
+
+def test_a_planner_that_follows_gradients_at_levels_that_have_some_is_not_refused() -> None:
+    """It is not said of planners, but seen of them: at which level one follows gradients only shows when it plans."""
+    below = {"name": "hierarchical", "inner": GRADIENT, "upper": PLANNER}
+    found = setting(**CERTAIN, **LEVELS, planner=below, exact=["room"], beside={"flat": {"planner": GRADIENT}})
+    assert all(found.act(name).record.reached.shape == (3, 4) for name in ("planned", "flat"))
+
+
 def test_a_planner_that_follows_gradients_is_refused() -> None:
     found = windowed(2, exact=["state"])
     with pytest.raises(Mistake, match=r"level 'state' has the world itself as its model: .* no gradient"):
