@@ -61,6 +61,26 @@ class Streams:
                     part *= (layer.in_features / (2 * part.shape[1])) ** 0.5
         return layer
 
+    def normed(self, mean: Sequence[float], std: Sequence[float]) -> Normed:
+        """What norms the channels of the map. ValueError where there is neither one number for all of them nor one for each."""
+        channels = self.shape[0]
+        for name, numbers in (("mean", mean), ("std", std)):
+            if len(numbers) not in (1, channels):
+                raise ValueError(f"pixel_{name} has {len(numbers)} numbers; write one, or one for each of {channels} channels")
+        return Normed(mean, std)
+
+
+class Normed(nn.Module):
+    """(R, C, H, W) -> the same, each channel less its mean, as a multiple of its standard deviation."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, numbers in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(numbers).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.get_buffer("mean")) / self.get_buffer("std")
+
 
 def _plane(spec: Spec) -> bool:
     """Whether tokens lie as pixels do. Those of a window have time as their first axis."""
