@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,11 +106,13 @@ def place(setting: Setting, out: Path | None) -> tuple[Path, Path] | None:
         folders = (setting.run.path, setting.run.figures)
     else:
         return None
-    try:
-        for folder in folders:
+    for folder in folders:
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mistake(f"{error.filename}: pictures cannot be written there: {error.strerror}") from None
+            with TemporaryFile(dir=folder):  # a folder that is there already need not be one to write in
+                pass
+        except OSError as error:
+            raise Mistake(f"{folder}: pictures cannot be written there: {error.strerror}") from None
     return folders
 
 
@@ -234,7 +237,7 @@ def _points(difference: Mapping[str, float] | None) -> str:
     """By how many points a share is larger than another, and the interval of that."""
     if difference is None:
         return ""
-    points = (f"{100 * difference[name]:+.0f}" for name in ("against", "against_low", "against_high"))
+    points = (f"{round(100 * difference[name]):+d}" for name in ("against", "against_low", "against_high"))
     return "{} ({} to {})".format(*points)
 
 

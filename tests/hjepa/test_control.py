@@ -67,6 +67,13 @@ def test_the_last_window_of_every_level_ends_now(world: Stack) -> None:
     assert ends[6]["high"].actions.shape == (3, 1, 4)
 
 
+def test_no_level_is_encoded_that_nobody_asks_for_nor_is_above_one(world: Stack) -> None:
+    for label, needed in (("low", ["low"]), ("high", ["low", "high"])):
+        known = control.perceived(world, "world", seen(6), [label])
+        assert list(known) == needed
+        assert torch.equal(known[label].tokens, control.perceived(world, "world", seen(6))[label].tokens)
+
+
 def test_what_a_stack_sees_in_training_is_what_it_perceives(world: Stack) -> None:
     batch = seen(10) | {"ids": torch.arange(3), "epoch": torch.zeros(3, dtype=torch.int64)}
     known = control.perceived(world, "world", seen(9))

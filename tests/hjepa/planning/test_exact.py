@@ -151,6 +151,15 @@ def test_no_more_is_drawn_than_is_looked_at_and_little_at_a_time(monkeypatch: py
     assert len(drawn) == {1: 12, 100_000: 12, 1_000_000: 2}[room]
 
 
+def test_no_level_is_encoded_above_the_one_that_foresees(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = windowed(1, exact=["state"])
+    problem, asked = posed(found, under_way(found), "state"), list[str]()
+    for label, level in problem.stack.levels.items():
+        monkeypatch.setattr(level, "encode", lambda below, label=label, own=level.encode: asked.append(label) or own(below))
+    problem.rollout(candidates(problem))
+    assert set(asked) == {"state"}
+
+
 @pytest.mark.parametrize("label", ["state", "room"])
 def test_steps_one_at_a_time_are_a_rollout(label: str) -> None:
     found = windowed(3, exact=["state", "room"])

@@ -236,6 +236,14 @@ def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(Mistake, match="pictures cannot be written there"):
         shown.place(found, tmp_path / "file" / "below")
+    with pytest.raises(Mistake, match="/proc: pictures cannot be written there"):
+        shown.place(found, Path("/proc"))  # which is there, and where not even root writes
+    assert shown.place(found, tmp_path) == (tmp_path, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_points_that_are_none_have_no_minus() -> None:
+    assert shown._points({"against": -0.001, "against_low": -0.02, "against_high": 0.004}) == "+0 (-2 to +0)"
 
 
 def test_a_study_whose_levels_have_learned_nothing_is_refused(tmp_path: Path) -> None:
