@@ -256,7 +256,7 @@ class ActionSpace:
     anchors: Tensor | None = None
     """(R, A): actions taken from data, so that plans stay where the model was trained."""
     joined: int = 1
-    """How many actions of below lie side by side in one, in their order."""
+    """How many actions of the world, or macro-actions of the level below that makes some, lie side by side in one, in their order."""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,13 @@ def test_every_way_does_the_same_tasks_with_the_same_noise() -> None:
     assert len(set(starts.values())) == 1
 
 
+def test_each_way_is_asked_as_often_as_it_says() -> None:
+    replans = {"often": {"replan": 1}, "once": {"replan": 4, "horizon": {"state": 4}}, "world": {"oracle": {1: 4}, "replan": 1}}
+    found = setting(beside=replans)
+    asked = {name: found.act(name).policy.asked for name in ("planned", *replans)}  # type: ignore[attr-defined]
+    assert asked == {"planned": 2, "often": 4, "once": 1, "world": 4}
+
+
 def test_every_way_has_a_row_and_metrics_of_its_own() -> None:
     found = setting(beside={"more": BESIDE["more"], "truth": BESIDE["truth"]})
     acted = {name: found.act(name) for name in found.policies()}
