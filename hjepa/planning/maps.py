@@ -53,7 +53,7 @@ def of_task(setting: Setting, number: int, sides: tuple[int, int]) -> Map | None
     places = torch.cartesian_prod(along[0], along[1]).flip(-1).to(setting.device)
     tasks = setting.tasks[number].repeat(len(places), 1)
     tasks[:, :2] = places
-    seen = episodes.standing(setting.world.reset(tasks), setting.memory(way), len(setting.actions.low))
+    seen = episodes.standing(setting.world.reset(tasks), setting.memory(way), len(setting.world.actions.low))
     problem = setting.posed(way, seen, setting.keys.steps)
     level: Problem | None = problem
     states = []
