@@ -277,6 +277,13 @@ class Plan:
     """(B, K, A)."""
     cost: Cost
     """(B, 1) each."""
+    above: Plan | None = None
+    """That of the level above, to the first state of which all K steps lead; none where nothing was planned there."""
+
+    def after(self, steps: int) -> Plan:
+        """What is left of it when so many steps are done, and of the plan above, of whose steps as many are done as are whole."""
+        above = None if self.above is None else self.above.after(steps // max(1, self.actions.shape[1]))
+        return Plan(self.actions[:, steps:], self.cost, above)
 
 
 # --- one protocol a kind ----------------------------------------------------------------------------------------------

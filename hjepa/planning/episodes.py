@@ -162,7 +162,7 @@ class Planned:
         self.waypoints.append(watched.waypoints)
         self.asked += 1
         self._expect(posed, plan)
-        self.warm = Plan(plan.actions[:, self.every // self.clock :], plan.cost)
+        self.warm = plan.after(self.every // self.clock)
         return self._unfolded(plan.actions)
 
     def _compare(self, posed: PlanningProblem) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hjepa.contracts import Build, Plan, Planner, PlanningProblem
 from hjepa.randomness import Key
 
@@ -10,7 +12,7 @@ class Hierarchical:
     """inner: the planner of every level; upper: of all but the lowest, where it is another one.
 
     Where the level above sees one step only, there is nothing to plan there: the level below goes for the goal itself, and this is its
-    planner alone. A plan that was made before is followed up where it is of the same kind, at the lowest level.
+    planner alone. Plans that were made before are followed up, at every level: who begins anew each time above goes now here, now there.
     """
 
     def __init__(self, *, inner: Build[Planner], upper: Build[Planner] | None = None) -> None:
@@ -25,6 +27,6 @@ class Hierarchical:
         above = problem.above
         if above is None or above.horizon == 1:
             return planner.plan(problem, warm, key)
-        far = self._down(above, None, key.fold("above"), self.upper)
+        far = self._down(above, warm and warm.above, key.fold("above"), self.upper)
         waypoint = above.rollout(far.actions[:, None]).slice(0, 1)
-        return planner.plan(problem.towards(waypoint), warm, key)
+        return replace(planner.plan(problem.towards(waypoint), warm, key), above=far)

@@ -12,11 +12,12 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from hjepa.contracts import Batch, Build, Count, Environment, Fraction, NonNegative, Spec
+from hjepa.contracts import Batch, Build, Count, Environment, Fraction, NonNegative, Positive, Spec
 from hjepa.nn.splits import known
 from hjepa.randomness import Key, uniform
 from hjepa_control.distractors import walked
-from hjepa_control.rooms import OPENING, SIZE, Rooms, World
+from hjepa_control.rooms import FASTEST, OPENING, SIZE, Rooms, World
+from hjepa_control.walls import cut
 from hjepa_control.wander import steps
 
 AWAY = 3.0, 10.0
@@ -35,6 +36,8 @@ class Trajectories:
         crossing: the share of walks that begin before an open door, and head for it.
         contact: the share of the others that begin near an inner wall, and head for it: a model that has seldom seen what a
             wall does lets planners through.
+        pace: each walk's steps are so many times as long, evenly from one number to the other, though none is longer than the world
+            allows: who plans with fast steps must have seen some, and some in a row.
         concentration: of the von Mises distribution of turns: the larger, the straighter a walk.
         samples: how many walks an epoch of `train` has.
         held_out: how many `valid` has, and `test`.
@@ -58,6 +61,7 @@ class Trajectories:
         frames: Annotated[int, Ge(2), Le(1024)] = 17,
         crossing: Fraction = 0.35,
         contact: Fraction = 0.0,
+        pace: tuple[Positive, Positive] = (1.0, 1.0),
         concentration: NonNegative = 5.0,
         samples: Count = 1_000_000,
         held_out: Count = 1000,
@@ -68,7 +72,9 @@ class Trajectories:
                 f"trajectories walk through rooms, and {of.name} has none; two_rooms, serial_rooms and four_rooms do"
             )
         self.rooms, self.seed, self.frames = world, seed, frames
-        self.crossing, self.contact, self.concentration = crossing, contact, concentration
+        if pace[0] > pace[1]:
+            raise ValueError(f"pace is [{pace[0]:g}, {pace[1]:g}]; write the smaller number first")
+        self.crossing, self.contact, self.concentration, self.pace = crossing, contact, concentration, pace
         self.lengths = {"train": samples, "valid": held_out, "test": held_out}
         self.name = "train"
         self.streams = {"frames": Spec(maps=((2, SIZE, SIZE),), ticks=tuple(range(frames)), actions=2)}
@@ -93,7 +99,9 @@ class Trajectories:
     def walked(self, world: World, key: Key) -> tuple[Tensor, Tensor]:
         """Positions (B,T,2), and the actions (B,T-1,2) between them."""
         place, heading = self._begin(world, key)
-        actions = steps(key, heading, self.frames - 1, self.concentration)
+        slow, fast = self.pace
+        pace = slow + (fast - slow) * uniform(key, "pace", (1, 1))
+        actions = cut(pace * steps(key, heading, self.frames - 1, self.concentration), FASTEST)
         places = [place]
         for number, action in enumerate(actions.unbind(dim=1)):
             places.append(self.rooms.moved(world, places[-1], action, key.fold(number)))

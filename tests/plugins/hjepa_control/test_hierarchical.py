@@ -25,10 +25,12 @@ class Asked:
 
     def __init__(self) -> None:
         self.problems: list[Truth] = []
+        self.warm: list[Plan | None] = []
 
     def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
         assert isinstance(problem, Truth)
         self.problems.append(problem)
+        self.warm.append(warm)
         return Cem(samples=32, iterations=2).plan(problem, warm, key)
 
 
@@ -63,3 +65,20 @@ def test_waypoints_lead_to_the_goal() -> None:
         plan = planner.plan(problem, None, KEY.fold(step))
         place = problem.rollout(plan.actions[:, None]).tokens[:, -1, 0]
     assert ((place - start.goal).norm(dim=1) < 4.5).float().mean() > 0.5
+
+
+def test_plans_of_all_levels_are_followed_up() -> None:
+    """Each from where as many of its own whole steps are done."""
+    top = posed(horizon=3, stride=16)
+    problem = posed(horizon=40, above=posed(horizon=8, stride=4, above=top))
+    asked = Asked()
+    planner = Hierarchical(inner=build(asked))
+    first = planner.plan(problem, None, KEY)
+    assert asked.warm == [None, None, None] and first.above and first.above.above and first.above.above.above is None
+    for steps, middle, upper in ((1, 0, 0), (4, 1, 0), (8, 2, 0), (16, 4, 1), (32, 8, 2)):
+        asked.warm = []
+        planner.plan(problem, first.after(steps), KEY)
+        lowest, between, highest = first.actions, first.above.actions, first.above.above.actions
+        expected = [highest[:, upper:], between[:, middle:], lowest[:, steps:]]
+        assert all(torch.equal(one.actions, left) for one, left in zip(asked.warm, expected, strict=True) if one)
+        assert None not in asked.warm

@@ -106,3 +106,15 @@ def test_distractors_change_the_pictures_alone() -> None:
 def test_other_worlds_are_refused() -> None:
     with pytest.raises(ValueError, match="trajectories walk through rooms"):
         made(lambda seed: object())  # type: ignore[arg-type]
+
+
+def test_walks_have_a_pace_of_their_own() -> None:
+    """Evenly from both ends, the same at all steps of a walk, and nobody is faster than the world allows."""
+    plain, paced = (made(pace=pace).batch(torch.arange(400), CPU)["actions"] for pace in ((1.0, 1.0), (0.5, 1.2)))
+    factor = paced.norm(dim=-1) / plain.norm(dim=-1)
+    torch.testing.assert_close(factor, factor[:, :1].expand_as(factor), atol=1e-5, rtol=0)
+    assert 0.5 <= factor.min() < 0.51 and 1.19 < factor.max() <= 1.2001
+    assert float(factor.mean()) == pytest.approx(0.85, abs=0.02)
+    assert made(pace=(3.0, 3.0)).batch(torch.arange(400), CPU)["actions"].norm(dim=-1).max() <= 2.4501
+    with pytest.raises(ValueError, match="pace is \\[2, 1\\]; write the smaller number first"):
+        made(pace=(2.0, 1.0))
