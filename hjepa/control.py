@@ -7,7 +7,7 @@ here knows a planner, a cost, or which of the levels plans first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,11 +30,20 @@ MEMORY = 1 << 32
 """Bytes of the states of all steps of them, on a GPU."""
 
 
-def perceived(stack: Stack, source: str, observed: Batch) -> dict[str, States]:
-    """The states of each level of which enough is observed; the last one is now. Observations may have any number of steps."""
+def perceived(stack: Stack, source: str, observed: Batch, labels: Collection[str] | None = None) -> dict[str, States]:
+    """The states of each level of which enough is observed; the last one is now. Observations may have any number of steps.
+
+    `labels`: the levels that somebody asks for; they and those below them are encoded, and no others. All are where it is left out.
+    """
     seen: dict[str, States] = {}
+    wanted = set(stack.nodes if labels is None else labels)
+    for label, node in reversed(stack.nodes.items()):
+        if label in wanted:
+            wanted.update(node.reads)
     for label, node in stack.nodes.items():
-        if all(name in seen or (name in stack.composer.streams[source] and name in observed) for name in node.reads):
+        if label in wanted and all(
+            name in seen or (name in stack.composer.streams[source] and name in observed) for name in node.reads
+        ):
             read = joined([_read(stack, source, observed, seen, name) for name in node.reads])
             if read.steps >= node.window:
                 starts = range((read.steps - node.window) % node.stride, read.steps - node.window + 1, node.stride)

@@ -12,6 +12,11 @@ from hjepa.schedules import Schedule
 RANDOM, STRAIGHT, ORACLE, PLANNED = POLICIES = ("random", "straight", "oracle", "planned")
 """Who acts wherever it can be done: by chance, straight towards the goal, by plans in the world itself, by plans in what was learned."""
 
+THIRDS = ("near", "middle", "far")
+"""How tasks are called by the distance of their goals."""
+TAKEN = (*THIRDS, "against")
+"""Last words that the label of no way to plan may have: scores with an interval are called so, and two would have one name."""
+
 
 class Keys(BaseModel):
     """A mapping of a study whose keys are all known."""

@@ -110,6 +110,11 @@ class Way:
     planner: Component
     costs: dict[str, tuple[CostKeys, Component]]
 
+    @property
+    def exact(self) -> list[str]:
+        """Those of the levels that plan whose model is the world itself."""
+        return [label for label in self.keys.exact if label in self.keys.horizon]
+
     def written(self) -> dict[str, Any]:
         """As a study would say it, with every default."""
         costs = {label: _owned(keys, cost) for label, (keys, cost) in self.costs.items()}

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from hjepa import contracts, search
 from hjepa.contracts import Build
 from hjepa.errors import Mistake, Problem, StudyMistake, listed, nearest
-from hjepa.keys import POLICIES, CostKeys, Evaluate, LevelKeys, PlanKeys, SourceKeys, Train, WayKeys
+from hjepa.keys import POLICIES, TAKEN, CostKeys, Evaluate, LevelKeys, PlanKeys, SourceKeys, Train, WayKeys
 from hjepa.options import adapter, holds_build, options_of
 from hjepa.parts import Component, Given, LevelPlan, Planning, Shared, SourcePlan, Variant
 from hjepa.registry import Registry, unmet
@@ -234,6 +234,9 @@ class _Reader:
         path, known = f"plan.beside.{label}", len(self.into.problems)
         if label in POLICIES:
             self.problem(path, f"somebody acts under that name already ({listed(POLICIES)}); call it otherwise")
+        if (last := label.rpartition("_")[2]) in TAKEN:
+            said = f"its scores would have the names of others: no label ends in {last!r} ({listed(TAKEN)})"
+            self.problem(path, f"{said}; call it otherwise")
         if not isinstance(raw, dict):
             self.problem(path, f"a mapping is needed; written: {shown(raw)}")
             return None

@@ -53,15 +53,17 @@ def test_the_study_is_valid() -> None:
 
 def test_the_search_is_valid() -> None:
     quickstart, _ = data_of(ROOT / "studies" / "quickstart.yaml", (), [])
-    study = parse({**quickstart, **yaml.safe_load(blocks("yaml")[2])}, registry.load())
+    study = parse({**quickstart, **yaml.safe_load(blocks("yaml")[3])}, registry.load())
     assert [*study.problems, *search.problems(study, registry.load())] == []
 
 
 def test_the_plan_is_valid() -> None:
     quickstart, _ = data_of(ROOT / "studies" / "quickstart.yaml", (), [])
-    quickstart["levels"] = {"state": quickstart["levels"]["frame"]}
-    study = parse({**quickstart, "probes": {}, **yaml.safe_load(blocks("yaml")[1])}, registry.load())
-    assert [*study.problems, *planning.problems(study)] == []
+    quickstart["levels"] = dict(zip(("state", "room"), quickstart["levels"].values(), strict=True))
+    plan, beside = (yaml.safe_load(block) for block in blocks("yaml")[1:3])
+    for more in ({}, beside):
+        study = parse({**quickstart, "probes": {}, "plan": plan["plan"] | more}, registry.load())
+        assert [*study.problems, *planning.problems(study)] == []
 
 
 def test_the_mistake_reads_as_it_is_printed() -> None:

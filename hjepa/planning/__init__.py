@@ -48,11 +48,15 @@ class Setting:
         self.study, self.stack, self.device, self.run = study, stack, device, run
         self.plan, self.keys, self.maker = study.plan, study.plan.keys, Maker(study)
         self.world: Environment = self._made(self.plan.environment, 0)
+        self.actions = ActionSpace(self.world.actions.low.to(device), self.world.actions.high.to(device))
         self.ways = self.plan.ways()
         for way in self.ways.values():
             self._planner(way)  # what cannot work is said before anybody acts
         self.tasks = self._tasks().to(self.device)
         self.key = Key.of(self.study.seed, "plan", device=self.device).fold(torch.arange(len(self.tasks), device=self.device))
+        for way in self.ways.values():
+            if way.exact:
+                self._tried(way)
 
     def _made(self, component: Component, *neighbours: Any) -> Any:
         try:
@@ -71,7 +75,7 @@ class Setting:
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
         """By name; each is made anew when it is asked for."""
-        found: dict[str, Callable[[], Policy]] = {RANDOM: lambda: Anything(self.world.actions, self.key)}
+        found: dict[str, Callable[[], Policy]] = {RANDOM: lambda: Anything(self.actions, self.key)}
         if hasattr(self.world, "straight"):
             found[STRAIGHT] = lambda: Straight(self.world)
         return found | {name: partial(self._planned, way) for name, way in self.ways.items()}
@@ -97,7 +101,7 @@ class Setting:
         """Made for a way to plan. Mistake where it cannot work."""
         if way.keys.oracle and not hasattr(self.world, "truth"):
             raise Mistake(f"{way.path}.oracle: {self.plan.environment.name} cannot be its own model; leave it out")
-        if set(way.keys.exact) & set(way.keys.horizon) and not hasattr(self.world, "foreseen"):
+        if way.exact and not hasattr(self.world, "foreseen"):
             raise Mistake(f"{way.path}.exact: {self.plan.environment.name} does not say what would be seen; leave it out")
         clock = self._clock(way)
         if way.keys.replan % clock:
@@ -105,6 +109,18 @@ class Setting:
             raise Mistake(f"{way.path}.replan: {said}")
         planner: Planner = self._made(way.planner)
         return planner
+
+    def _tried(self, way: Way) -> None:
+        """The first decision of the first task, found before anybody acts. Mistake where a planner follows gradients at an exact level: of
+        planners within planners only this shows which one plans where.
+        """
+        seen = episodes.standing(self.world.reset(self.tasks[:1]), self.memory(way), len(self.actions.low))
+        problem = self.posed(way, seen, self.keys.steps)
+        try:
+            with torch.no_grad():
+                self._planner(way).plan(problem, None, Key(self.key.word[:1]))
+        except Mistake as mistake:
+            raise Mistake(f"{way.path}.planner: {mistake}") from mistake
 
     def _clock(self, way: Way) -> int:
         """Steps of the world in one of the lowest level that plans."""
@@ -144,19 +160,19 @@ class Setting:
         specs = {label: stack.composer.spec(label, source) for label in way.keys.horizon}
         horizons = {label: min(way.keys.horizon[label], math.ceil(left / spec.clock)) for label, spec in specs.items()}
         costs = {label: self._costs(way, label, spec) for label, spec in specs.items()}
-        goal = episodes.standing(self.world.goal(), self.memory(way), len(self.world.actions.low))
+        goal = episodes.standing(self.world.goal(), self.memory(way), len(self.actions.low))
         space = self._space(way)
         problem = control.problem(stack, source, horizons, observed, goal, costs, space)
-        problem = exact.posed(problem, way.keys.exact, self.world, source, observed, space)
+        problem = exact.posed(problem, way.exact, self.world, source, observed, space)
         (lowest, spec), *_ = specs.items()
-        if len(problem.space.low) != spec.clock * len(self.world.actions.low):
+        if len(problem.space.low) != spec.clock * len(self.actions.low):
             said = f"the actions of {lowest!r} are macro-actions, which nobody can do; name a level below it"
             raise Mistake(f"{way.path}.horizon: {said}")
         return problem
 
     def _space(self, way: Way) -> ActionSpace:
         """What levels plan with: a model knows only what it has seen done."""
-        low, high = self.world.actions.low, self.world.actions.high
+        low, high = self.actions.low, self.actions.high
         middle, half = (low + high) / 2, way.keys.reach * (high - low) / 2
         return ActionSpace(middle - half, middle + half)
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hjepa.keys import ORACLE, PLANNED
-from hjepa.planning.episodes import THIRDS
+from hjepa.keys import ORACLE, PLANNED, THIRDS
 from hjepa.report import COLOURS, FAINT, INK, panel
 
 if TYPE_CHECKING:

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from hjepa.contracts import ActionSpace, Batch, Cost, Environment, Plan, Planner, PlanningProblem, States
 from hjepa.flops import counted
+from hjepa.keys import THIRDS
 from hjepa.randomness import Key, uniform
-
-THIRDS = ("near", "middle", "far")
-"""How tasks are called by the distance of their goals."""
 
 
 class Policy(Protocol):
@@ -140,12 +138,13 @@ class Planned:
     seconds: float = 0.0
     asked: int = 0
     warm: Plan | None = None
-    expected: tuple[States, States] | None = None
+    expected: tuple[PlanningProblem, States] | None = None
     """Where the tasks stood at the last decision, and where the model said that what was chosen leads by now."""
     surprises: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """For each decision but the first, squared distances (B,) of where they stand now: from what was expected, from where they stood."""
     costs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """For each decision but the first, the cost (B,) of standing where it was expected, and of standing where the tasks stand now."""
+    """For each decision but the first, the cost (B,) of standing where it was expected, and of standing where the tasks stand now: both as
+    the decision before judged, for a level above that looks back would else see what came in what was promised."""
     waypoints: list[dict[int, States]] = field(default_factory=list)
     """For each decision, where each level but the highest was sent: states of the level above it."""
     found: Tensor | None = None
@@ -169,17 +168,17 @@ class Planned:
     def _compare(self, posed: PlanningProblem) -> None:
         """Notes how far what was expected is from what has come."""
         if self.expected is not None:
-            now = posed.now.tokens  # type: ignore[attr-defined]
-            stood, expected = ((states.tokens - now).float().square().flatten(1).mean(1) for states in self.expected)
-            self.surprises.append((expected, stood))
-            self.costs.append(tuple(posed.cost(states).value[:, 0] for states in (self.expected[1], posed.now)))  # type: ignore
+            (earlier, expected), now = self.expected, posed.now  # type: ignore[attr-defined]
+            away = [states.tokens - now.tokens for states in (expected, earlier.now)]  # type: ignore[attr-defined]
+            self.surprises.append(tuple(one.float().square().flatten(1).mean(1) for one in away))  # type: ignore[arg-type]
+            self.costs.append(tuple(earlier.cost(states).value[:, 0] for states in (expected, now)))  # type: ignore[arg-type]
 
     def _expect(self, posed: PlanningProblem, plan: Plan) -> None:
         """What the model says of the time when it is asked again."""
         steps = self.every // self.clock
         if hasattr(posed, "now") and steps <= plan.actions.shape[1]:
             with torch.no_grad():
-                self.expected = posed.now, posed.rollout(plan.actions[:, None]).slice(steps - 1, steps)
+                self.expected = posed, posed.rollout(plan.actions[:, None]).slice(steps - 1, steps)
 
     def _look(self, candidates: Tensor) -> None:
         """Whether any of candidates (B, S, K, A) would reach the goal, had it been chosen."""

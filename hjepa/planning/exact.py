@@ -78,7 +78,7 @@ class Exact(Problem):
         rows = self._rows(moves.shape[0] * moves.shape[1])
         whole = {name: torch.cat((self.observed[name][:, past][rows], value), dim=1) for name, value in seen.items()}
         spanned = {name: value[:, index].flatten(0, 1) for name, value in whole.items()}
-        tokens = perceived(self.stack, self.source, spanned)[self.node.label].tokens[:, -1]
+        tokens = perceived(self.stack, self.source, spanned, [self.node.label])[self.node.label].tokens[:, -1]
         return tokens.view(*actions.shape[:2], len(steps), *tokens.shape[1:])
 
     @property

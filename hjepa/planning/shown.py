@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from hjepa.contracts import States
 from hjepa.errors import Mistake
-from hjepa.keys import PLANNED
+from hjepa.keys import PLANNED, THIRDS
 from hjepa.planning import compute, maps, paired
-from hjepa.planning.episodes import THIRDS, Planned
+from hjepa.planning.episodes import Planned
 from hjepa.planning.maps import Map
 from hjepa.report import bare
 
@@ -105,11 +106,13 @@ def place(setting: Setting, out: Path | None) -> tuple[Path, Path] | None:
         folders = (setting.run.path, setting.run.figures)
     else:
         return None
-    try:
-        for folder in folders:
+    for folder in folders:
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mistake(f"{error.filename}: pictures cannot be written there: {error.strerror}") from None
+            with TemporaryFile(dir=folder):  # a folder that is there already need not be one to write in
+                pass
+        except OSError as error:
+            raise Mistake(f"{folder}: pictures cannot be written there: {error.strerror}") from None
     return folders
 
 
@@ -127,7 +130,8 @@ def write(setting: Setting, acted: Mapping[str, Acted], out: Path | None = None)
     made = [_paths(setting, main, pictures / "plan.png"), _film(main, pictures / "plan.gif")]
     planning = [name for name, one in acted.items() if isinstance(one.policy, Planned)]
     if len(planning) > 1:
-        learned = [name for name in planning if setting.ways[name].keys.horizon]
+        ways = {name: setting.ways[name] for name in planning}
+        learned = [name for name, way in ways.items() if way.keys.horizon and not way.exact]
         scores = {name: one.scores for name, one in acted.items()}
         made.append(compute.picture(pictures / "compute.png", scores, planning, learned))
     return made
@@ -233,7 +237,7 @@ def _points(difference: Mapping[str, float] | None) -> str:
     """By how many points a share is larger than another, and the interval of that."""
     if difference is None:
         return ""
-    points = (f"{100 * difference[name]:+.0f}" for name in ("against", "against_low", "against_high"))
+    points = (f"{round(100 * difference[name]):+d}" for name in ("against", "against_low", "against_high"))
     return "{} ({} to {})".format(*points)
 
 

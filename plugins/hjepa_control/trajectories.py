@@ -46,7 +46,7 @@ class Trajectories:
         frames (B,T,2,65,65): the dot, and the walls; in [0,1].
         actions (B,T-1,2): (x, y) in pixels, what was done; a wall may have been in the way.
         position (B,T,2): (x, y) of the dot, in pixels.
-        stopped (B,T) bool: whether a wall was in the way of the step that led here.
+        stopped (B,T,1) bool: whether a wall was in the way of the step that led here.
         distractors (B,T,2N): (x, y) of each of N distractors, where the world has some.
         layout (B,L): the numbers of the layout.
 
@@ -138,6 +138,10 @@ class Trajectories:
 
 
 def stopped(position: Tensor, actions: Tensor) -> Tensor:
-    """(B,T) bool, of positions (B,T,2) and the actions (B,T-1,2) between them: where the last step went otherwise than was meant."""
-    otherwise = (position.diff(dim=1) - actions).abs().amax(-1) > SLIGHT
-    return torch.nn.functional.pad(otherwise, (1, 0))
+    """(B,T,1) bool, of positions (B,T,2) and the actions (B,T-1,2) between them: where the last step went otherwise than was meant.
+
+    The last axis is one of numbers of a step, as everything of each step has it: without it a recording would take this for a fact of
+    the whole walk.
+    """
+    otherwise = (position.diff(dim=1) - actions).abs().amax(-1, keepdim=True) > SLIGHT
+    return torch.nn.functional.pad(otherwise, (0, 0, 1, 0))

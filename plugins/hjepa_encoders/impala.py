@@ -51,10 +51,7 @@ class Impala(nn.Module):
             raise ValueError("channels is empty; write a number for each stage, as in [16, 32, 32]")
         self.streams = Streams("impala", spec)
         inputs, *sides = self.streams.shape
-        for name, pixels in (("mean", pixel_mean), ("std", pixel_std)):
-            if len(pixels) not in (1, inputs):
-                raise ValueError(f"pixel_{name} has {len(pixels)} numbers; write one, or one for each of {inputs} channels")
-            self.register_buffer(name, torch.tensor(pixels).view(-1, 1, 1), persistent=False)
+        self.pixels = self.streams.normed(pixel_mean, pixel_std)
         self.patch = nn.Identity() if patch == 1 else nn.Sequential(_conv(inputs, channels[0], patch, RELU), nn.ReLU())
         before = (inputs if patch == 1 else channels[0], *channels[:-1])
         self.stages = nn.ModuleDict({
@@ -76,7 +73,7 @@ class Impala(nn.Module):
             raise ValueError(f"impala has no layer {', '.join(unknown)}; it has {', '.join(self.stages)}")
         frames = self.streams.maps(below)
         batch, asked = len(frames), {}
-        x = (frames.flatten(0, 1) - self.get_buffer("mean")) / self.get_buffer("std")
+        x = self.pixels(frames.flatten(0, 1))
         x = self.patch(x.contiguous(memory_format=torch.channels_last))
         for name, stage in self.stages.items():
             x = stage(x)

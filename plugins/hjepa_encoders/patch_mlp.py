@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
@@ -43,10 +42,7 @@ class PatchMLP(nn.Module):
         super().__init__()
         self.streams = Streams("patch_mlp", spec)
         channels, height, breadth = self.streams.shape
-        for name, pixels in (("mean", pixel_mean), ("std", pixel_std)):
-            if len(pixels) not in (1, channels):
-                raise ValueError(f"pixel_{name} has {len(pixels)} numbers; write one, or one for each of {channels} channels")
-            self.register_buffer(name, torch.tensor(pixels).view(-1, 1, 1), persistent=False)
+        self.pixels = self.streams.normed(pixel_mean, pixel_std)
         self.norm = norm
         self.look = nn.Conv2d(channels, hidden, 2 * patch - 1, patch, padding=patch - 1)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth - 1))
@@ -58,7 +54,7 @@ class PatchMLP(nn.Module):
         if layers:
             raise ValueError(f"patch_mlp has no layer {', '.join(layers)}: there is nothing between its pixels and its tokens")
         frames = self.streams.maps(below)
-        x = (frames.flatten(0, 1) - self.get_buffer("mean")) / self.get_buffer("std")
+        x = self.pixels(frames.flatten(0, 1))
         x = F.gelu(self.look(x))
         x = rearrange(x, "(b t) c h w -> b t (h w) c", b=len(frames))
         for layer in self.layers:

@@ -6,6 +6,8 @@ Where no stream has maps, tokens that lie in a plane are one: so a level reads t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from hjepa.contracts import Spec, States
 class Streams:
     """One stream or several, for `reader`, an encoder by name. ValueError where not exactly one of them has maps, or lies in a plane.
 
-    Tokens of the other streams that are not valid are read as zeros.
+    Tokens that are not valid are read as zeros.
     """
 
     def __init__(self, reader: str, spec: Spec) -> None:
@@ -25,11 +27,8 @@ class Streams:
         found = [place for place, part in enumerate(parts) if part.maps] or [
             place for place, part in enumerate(parts) if _plane(part)
         ]
-        if spec.parts and len(found) != 1:
-            said = f"{reader} reads one stream of images and lays tokens of others beside it"
-            raise ValueError(f"{said}; of the {len(parts)} streams that it is given {len(found) or 'none'} have maps")
-        if not found:
-            raise ValueError(f"{reader} reads images, and what it is given has no maps; latent_mlp reads tokens")
+        if len(found) != 1:
+            raise ValueError(_refusal(reader, spec, found))
         self.place = found[0]
         seen = parts[self.place]
         self.shape = seen.maps[0] if seen.maps else (seen.width, *seen.grid)
@@ -62,10 +61,42 @@ class Streams:
                     part *= (layer.in_features / (2 * part.shape[1])) ** 0.5
         return layer
 
+    def normed(self, mean: Sequence[float], std: Sequence[float]) -> Normed:
+        """What norms the channels of the map. ValueError where there is neither one number for all of them nor one for each."""
+        channels = self.shape[0]
+        for name, numbers in (("mean", mean), ("std", std)):
+            if len(numbers) not in (1, channels):
+                raise ValueError(f"pixel_{name} has {len(numbers)} numbers; write one, or one for each of {channels} channels")
+        return Normed(mean, std)
+
+
+class Normed(nn.Module):
+    """(R, C, H, W) -> the same, each channel less its mean, as a multiple of its standard deviation."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, numbers in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(numbers).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.get_buffer("mean")) / self.get_buffer("std")
+
 
 def _plane(spec: Spec) -> bool:
     """Whether tokens lie as pixels do. Those of a window have time as their first axis."""
     return bool(spec.width) and len(spec.grid) == 2 and spec.window == 1
+
+
+def _refusal(reader: str, spec: Spec, found: Sequence[int]) -> str:
+    """Why what is given is not read, of which the streams at the places `found` could be."""
+    parts = spec.parts or (spec,)
+    folded = any(part.width and len(part.grid) == 3 and part.window > 1 for part in parts)
+    hint = "; tokens that lie in a plane are read one step at a time, with `window: 1`" if folded and not found else ""
+    if not spec.parts:
+        return f"{reader} reads images, and what it is given has no maps{hint or '; latent_mlp reads tokens'}"
+    alike = "have tokens in a plane" if found and not parts[found[0]].maps else "have maps"
+    given = f"of the {len(parts)} streams that it is given {len(found) or 'none'} {alike}"
+    return f"{reader} reads one stream of images and lays tokens of others beside it; {given}{hint}"
 
 
 def _read(states: States) -> Tensor:

@@ -60,16 +60,21 @@ def fitted(tokens: Tensor, target: Tensor, ridge: float) -> Readout:
 
 def aligned(seen: Observation, name: str) -> Tensor:
     """(n, T, P) float64: the target at the tick of each state."""
+    target, time = told(seen, name), seen.states.time
+    return target.gather(1, time[..., None].expand(*time.shape, target.shape[2]))
+
+
+def told(seen: Observation, name: str) -> Tensor:
+    """(n, ticks, P) float64: the target at every tick."""
     if name not in seen.batch:
         raise Mistake(
             f"the batch has no {name!r} to regress on; it has {listed(sorted(seen.batch))}{nearest(name, seen.batch)}"
         )
-    target, time = seen.batch[name].double(), seen.states.time
-    ticks = seen.batch["frames"].shape[1] if "frames" in seen.batch else int(time.max()) + 1
+    target, reached = seen.batch[name].double(), int(seen.states.time.max()) + 1
+    ticks = seen.batch["frames"].shape[1] if "frames" in seen.batch else reached
     if target.ndim > 1 and target.shape[1] == ticks:
-        target = target.reshape(*target.shape[:2], -1)
-        return target.gather(1, time[..., None].expand(*time.shape, target.shape[2]))
-    return target.reshape(len(target), 1, -1).expand(-1, time.shape[1], -1)
+        return target.reshape(*target.shape[:2], -1)
+    return target.reshape(len(target), 1, -1).expand(-1, reached, -1)
 
 
 def r2(predicted: Tensor, truth: Tensor) -> float:

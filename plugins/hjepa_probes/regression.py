@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import Observation, Observer, Positive, Whole
-from hjepa_probes.readout import Features, Readout, Tokens, aligned, fitted, picture, pooled, r2, rmse, to_pixels
+from hjepa_probes.readout import Features, Readout, Tokens, aligned, fitted, picture, pooled, r2, rmse, to_pixels, told
 
 SHOWN = 8
 """Frames of a filmstrip."""
@@ -34,8 +34,8 @@ class Regression:
         tokens: all of a step's tokens side by side (`flat`), as where something is may be said by which token says it; or
             their `mean`.
         ahead: own steps between the last state that is known and the one that is read; 0 reads encoded states.
-        only: a key of the batch, (B, T) of truth values: only those states are scored on the way to which, from the last that is known,
-            it was true at some own step; all where it is left out.
+        only: a key of the batch, of truth values: only those states are scored on the way to which it was true, at any tick after that
+            of the last state that is known, up to their own; with `ahead` 0 at their own tick. All where it is left out.
         against: other levels that predict the same ticks from the same starts, each read by its own readout.
         ridge: weight of the squared coefficients, beside a mean squared error of standardised features.
 
@@ -85,7 +85,9 @@ class Regression:
         """
         found, frames = self._found(observer), self._seen(observer, self.level, "test").batch.get("frames")
         when = f"{self.ahead} own steps ahead" if self.ahead else "now"
-        title = f"{self.target} {when}, read from {self.level}: R² {r2(found.predicted, found.truth):.2f}"
+        when += f", only {self.only}" if self.only else ""
+        scored = r2(found.predicted[found.scored], found.truth[found.scored])
+        title = f"{self.target} {when}, read from {self.level}: R² {scored:.2f}"
         figure.suptitle(title, x=0.04, ha="left", fontsize=11)
         place = None if frames is None else to_pixels(frames, found.time, found.truth)
         if frames is None or place is None:
@@ -111,8 +113,10 @@ class Regression:
         """(n, starts) bool. ValueError where none would be left."""
         if self.only is None:
             return torch.ones(len(test.states.time), starts, dtype=torch.bool)
-        true = aligned(test, self.only)[..., 0] > 0
-        scored = true[:, min(1, self.ahead) :].unfold(1, max(1, self.ahead), 1).any(-1)
+        true, time = (told(test, self.only) > 0).any(-1), test.states.time
+        before = torch.nn.functional.pad(true.cumsum(1), (1, 0))  # how often it was true before each tick
+        known = time[:, :starts] + min(1, self.ahead)
+        scored = before.gather(1, time[:, self.ahead :] + 1) > before.gather(1, known)
         if not scored.any():
             raise ValueError(f"{self.only} is true nowhere in the samples that are tested, so there is nothing to score")
         return scored
@@ -189,12 +193,12 @@ def filmstrip(figure: Any, frames: Tensor, found: Found, place: Tensor) -> None:
 
 
 def scatter(figure: Any, found: Found) -> None:
-    """True against read, for the first few dimensions of the target."""
+    """True against read where it is scored, for the first few dimensions of the target."""
     for dimension, axis in enumerate(figure.subplots(1, 4)):
         if dimension >= found.truth.shape[-1]:
             axis.set_axis_off()
             continue
-        true, read = (p[..., dimension].flatten()[:2000] for p in (found.truth, found.predicted))
+        true, read = (p[found.scored][:2000, dimension] for p in (found.truth, found.predicted))
         axis.axline((float(true.mean()), float(true.mean())), slope=1, color="0.7", linewidth=1, zorder=0)
         axis.plot(true, read, ".", markersize=2.5, alpha=0.4, color="#2a6f97")
         axis.set(xlabel=f"true, dimension {dimension}", ylabel="read" if dimension == 0 else "")

@@ -64,7 +64,7 @@ DRAWING = {
 WORDS = {"cosine", "linear", "gaussian", "auto", "random", "flow", "sum"}
 """Names of components that mean something else in the core: shapes of schedules, a layer, a sample, a device, a sampler, gradients, how
 many frames are needed."""
-LONG = {"hjepa/contracts.py": 650}
+LONG = {"hjepa/contracts.py": 522}
 """Files that are over 450 lines. No other may be, and these may only shrink."""
 
 
@@ -197,7 +197,7 @@ def test_guests_are_imported_by_nobody():
     assert not [named(path) for path in (*CORE, *PLUGINS) if modules & {module for module, _ in imports(parsed(path))}]
 
 
-@pytest.mark.parametrize("name", ["__init__", "cli", "contracts", "errors", "hookspecs", "registry"])
+@pytest.mark.parametrize("name", ["__init__", "acting", "cli", "contracts", "errors", "hookspecs", "registry"])
 def test_what_a_listing_needs_imports_no_torch(name: str):
     heads = {module.split(".")[0] for module, _ in imports(at_once(parsed(ROOT / "hjepa" / f"{name}.py")))}
     assert not heads & {"torch", "numpy", "pydantic", "yaml"}

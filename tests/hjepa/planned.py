@@ -48,8 +48,8 @@ def made(**changes: Any) -> Study:
     return study
 
 
-def setting(**changes: Any) -> Setting:
+def setting(device: str = "cpu", **changes: Any) -> Setting:
     study = made(**changes)
     study.complain()
     stack = Stack(study, streams_of(make_sources(study))).eval().requires_grad_(False)
-    return Setting(study, stack, torch.device("cpu"))
+    return Setting(study, stack.to(device), torch.device(device))

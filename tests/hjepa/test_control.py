@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -67,6 +68,13 @@ def test_the_last_window_of_every_level_ends_now(world: Stack) -> None:
     assert ends[6]["high"].actions.shape == (3, 1, 4)
 
 
+def test_no_level_is_encoded_that_nobody_asks_for_nor_is_above_one(world: Stack) -> None:
+    for label, needed in (("low", ["low"]), ("high", ["low", "high"])):
+        known = control.perceived(world, "world", seen(6), [label])
+        assert list(known) == needed
+        assert torch.equal(known[label].tokens, control.perceived(world, "world", seen(6))[label].tokens)
+
+
 def test_what_a_stack_sees_in_training_is_what_it_perceives(world: Stack) -> None:
     batch = seen(10) | {"ids": torch.arange(3), "epoch": torch.zeros(3, dtype=torch.int64)}
     known = control.perceived(world, "world", seen(9))
@@ -77,6 +85,33 @@ def test_what_a_stack_sees_in_training_is_what_it_perceives(world: Stack) -> Non
 def test_an_action_of_a_level_is_all_that_is_done_in_its_step(world: Stack) -> None:
     assert control.space(world, "low", WORLD) is WORLD
     assert control.space(world, "high", WORLD).high.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("macro", "joined"), [(None, [2, 4, 12]), ("sum", [2, 1, 3])])
+def test_actions_side_by_side_are_those_of_the_world_or_macro_actions_of_the_level_below(
+    macro: str | None, joined: list[int]
+) -> None:
+    raw, below = deepcopy(STUDY), {"name": "latent_mlp", "width": 3, "hidden": 8}
+    raw["levels"] = {label: {**LEVEL, "stride": stride, "encoder": below} for label, stride in (("a", 2), ("b", 2), ("c", 3))}
+    raw["levels"]["b"] |= {"macro_action": macro} if macro else {}
+    plan = study.parse(raw, registry.load())
+    plan.complain()
+    made = Stack(plan, {"world": {"places": Spec(width=2, ticks=tuple(range(40)), actions=2)}})
+    spaces = [control.space(made, label, WORLD) for label in ("a", "b", "c")]
+    assert [space.joined for space in spaces] == joined
+    assert [len(space.low) for space in spaces] == ([4, 8, 24] if macro is None else [4, 4, 12])
+
+
+def test_as_many_trajectories_are_made_at_once_as_have_room(world: Stack) -> None:
+    """By hand: a state of `low` has 4 numbers of 4 bytes, one of `high` 3; what is on another device than the CPU keeps all 4 steps."""
+    low, high = (posed(world, label) for label in ("low", "high"))
+    assert (low.at_once, high.at_once) == (2**22 // 16, 2**22 // 12)
+
+    def elsewhere(width: int) -> control.Problem:
+        return control.replace(low, start=control.replace(low.start, tokens=torch.empty(3, 6, 1, width, device="meta")))
+
+    assert elsewhere(4).at_once == 2**32 // 4 // 16
+    assert elsewhere(2**30).at_once == 1
 
 
 def test_a_plan_is_seen_from_above_through_windows_that_end_with_it(world: Stack) -> None:

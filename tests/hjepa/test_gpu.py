@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from planned import PLANNER, setting
 
 from hjepa import registry, runs, train
+from hjepa.planning import maps
 from hjepa.randomness import Key, bits, uniform
 from hjepa.study import read
 
@@ -55,6 +57,27 @@ def test_a_step_is_that_of_the_cpu(tmp_path: Path) -> None:
     for name, value in cpu.items():
         if name.startswith("model/"):
             torch.testing.assert_close(gpu[name], value, atol=5e-3, rtol=5e-2, msg=name)
+
+
+def test_every_policy_acts_as_on_the_cpu() -> None:
+    """What was learned is judged with other rounding there; who plans in nothing that was learned goes the same ways."""
+    ladder = {
+        "horizon": {"state": 4, "room": 2},
+        "costs": {label: {"name": "distance", "level": label} for label in ("state", "room", "world")},
+        "planner": {"name": "hierarchical", "inner": PLANNER},
+        "beside": {"exact": {"exact": ["room"]}, "flat": {"horizon": {"state": 2}, "planner": PLANNER}},
+    }
+    gpu, cpu = (setting(device=device, **ladder) for device in ("cuda", "cpu"))
+    acted = {name: gpu.act(name).record for name in gpu.policies()}
+    assert list(acted) == ["random", "straight", "oracle", "planned", "exact", "flat"]
+    assert all(record.reached.is_cuda and record.position.is_cuda for record in acted.values())
+    for name in ("random", "straight"):
+        torch.testing.assert_close(acted[name].position.cpu(), cpu.act(name).record.position)
+
+
+def test_what_a_room_costs_is_that_of_the_cpu() -> None:
+    gpu, cpu = (maps.of_task(setting(device=device), 0, (65, 65)) for device in ("cuda", "cpu"))
+    torch.testing.assert_close(gpu.cost.cpu(), cpu.cost, atol=1e-4, rtol=1e-3)
 
 
 def test_loading_stays_ahead_with_workers(tmp_path: Path) -> None:

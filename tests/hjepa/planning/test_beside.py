@@ -59,8 +59,8 @@ def test_a_way_plans_in_the_world_where_it_says_so_or_no_level_plans() -> None:
     assert found["upper"] == ({"room": 2}, {})
     assert found["both"] == ({"state": 2}, {})
     costs = {"true": {"name": "distance", "level": "world"}}
-    alone = ways(made(horizon={}, costs=costs, beside={"same": {}, "far": {"oracle": {1: 9}}}))
-    assert {name: way.keys.oracle for name, way in alone.items()} == {"oracle": {1: 4}, "same": {1: 4}, "far": {1: 9}}
+    alone = ways(made(horizon={}, costs=costs, beside={"same": {}, "long": {"oracle": {1: 9}}}))
+    assert {name: way.keys.oracle for name, way in alone.items()} == {"oracle": {1: 4}, "same": {1: 4}, "long": {1: 9}}
     assert not any(way.keys.horizon for way in alone.values())
 
 
@@ -102,6 +102,9 @@ def test_read_again_what_is_resolved_is_the_same_and_follows_the_plan() -> None:
         ({"x": None}, "plan.beside.x", "a mapping is needed; written: None"),
         ({"X": {}}, "plan.beside.X", "small letters"),
         ({"planned": {}}, "plan.beside.planned", "somebody acts under that name already (random, straight, oracle, planned)"),
+        ({"far": {}}, "plan.beside.far", "names of others: no label ends in 'far' (near, middle, far, against); call it otherwise"),
+        ({"x_near": {}}, "plan.beside.x_near", "no label ends in 'near'"),
+        ({"x_against": {}}, "plan.beside.x_against", "no label ends in 'against'"),
         (["x"], "plan.beside", "a mapping label -> keys of `plan` that are different there is needed"),
     ],
 )  # fmt: skip
@@ -155,6 +158,13 @@ def test_every_way_does_the_same_tasks_with_the_same_noise() -> None:
     assert (acted["truth"].scores["gigaflop"], acted["upper"].scores["gigaflop"] > 0) == (0, True)
     starts = {name: tuple(one.record.position[:, 0].flatten().tolist()) for name, one in acted.items()}
     assert len(set(starts.values())) == 1
+
+
+def test_each_way_is_asked_as_often_as_it_says() -> None:
+    replans = {"often": {"replan": 1}, "once": {"replan": 4, "horizon": {"state": 4}}, "world": {"oracle": {1: 4}, "replan": 1}}
+    found = setting(beside=replans)
+    asked = {name: found.act(name).policy.asked for name in ("planned", *replans)}  # type: ignore[attr-defined]
+    assert asked == {"planned": 2, "often": 4, "once": 1, "world": 4}
 
 
 def test_every_way_has_a_row_and_metrics_of_its_own() -> None:

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from hjepa.keys import THIRDS
 from hjepa.planning import compute
 from hjepa.planning.compute import drawn
-from hjepa.planning.episodes import THIRDS, interval
+from hjepa.planning.episodes import interval
 
 COUNT = 30
 

@@ -13,6 +13,7 @@ from line import Line, Shooting, Truth
 from torch import Tensor
 
 from hjepa.contracts import Batch
+from hjepa.keys import THIRDS
 from hjepa.planning import episodes
 from hjepa.planning.episodes import Anything, Planned, Record, Straight, Watched
 from hjepa.randomness import Key
@@ -113,7 +114,7 @@ def test_goals_are_told_apart_by_how_far_they_are() -> None:
 def thirds(record: Record, tasks: Tensor) -> dict[str, float]:
     """The shares alone."""
     found = episodes.by_distance(record, tasks[:, 1:])
-    return {name: share for name, share in found.items() if name in episodes.THIRDS}
+    return {name: share for name, share in found.items() if name in THIRDS}
 
 
 def test_straight_on_is_asked_at_every_step_and_arrives() -> None:

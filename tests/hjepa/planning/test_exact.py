@@ -151,6 +151,15 @@ def test_no_more_is_drawn_than_is_looked_at_and_little_at_a_time(monkeypatch: py
     assert len(drawn) == {1: 12, 100_000: 12, 1_000_000: 2}[room]
 
 
+def test_no_level_is_encoded_above_the_one_that_foresees(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = windowed(1, exact=["state"])
+    problem, asked = posed(found, under_way(found), "state"), list[str]()
+    for label, level in problem.stack.levels.items():
+        monkeypatch.setattr(level, "encode", lambda below, label=label, own=level.encode: asked.append(label) or own(below))
+    problem.rollout(candidates(problem))
+    assert set(asked) == {"state"}
+
+
 @pytest.mark.parametrize("label", ["state", "room"])
 def test_steps_one_at_a_time_are_a_rollout(label: str) -> None:
     found = windowed(3, exact=["state", "room"])
@@ -195,6 +204,20 @@ def test_nothing_is_a_surprise_to_whom_the_world_is_its_own_model() -> None:
     acted = {name: found.act(name).scores for name in ("planned", "learned")}
     assert acted["planned"]["surprise"] < 1e-6 < 0.01 < acted["learned"]["surprise"]
     assert acted["planned"]["promised"] == pytest.approx(acted["planned"]["paid"], rel=1e-4)
+
+
+def test_what_was_promised_and_what_came_are_judged_by_what_was_known_before() -> None:
+    """Where a level above that looks back judges: the state from which it was promised is in its window, and nothing that came later."""
+    found = windowed(2, costs={"goal": COSTS["room"]}, replan=1)
+    policy, observed = found.policies()["planned"](), under_way(found)
+    action = policy(observed, 50)[:, 0]
+    earlier, expected = policy.expected  # type: ignore[attr-defined]
+    policy(further(found, observed, action), 49)
+    now = policy.expected[0].now  # type: ignore[attr-defined]
+    room = found.stack.level("room")  # type: ignore[union-attr]
+    for state, cost in zip((expected, now), policy.costs[0]):  # type: ignore[attr-defined]
+        window = States(torch.cat((earlier.now.tokens, state.tokens), dim=2), state.time)
+        torch.testing.assert_close(cost, earlier.above.cost(room.encode(window)).value[:, 0])
 
 
 def test_what_a_room_looks_like_is_the_same() -> None:
@@ -253,6 +276,30 @@ def test_a_world_that_does_not_say_what_would_be_seen_is_refused_before_anybody_
         setting(**world, costs=costs, exact=["state"])
     with pytest.raises(Mistake, match=r"plan\.beside\.x\.exact: gymnasium"):
         setting(**world, costs=costs, beside={"x": {"exact": ["state"]}})
+
+
+GRADIENT = {"name": "gradient", "iterations": 1, "starts": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"planner": GRADIENT, "exact": ["state"]}, r"plan\.planner: level 'state' has the world itself as its model"),
+        ({"beside": {"x": {"planner": GRADIENT, "exact": ["state"]}}}, r"plan\.beside\.x\.planner: level 'state'"),
+        ({"planner": {"name": "hierarchical", "inner": PLANNER, "upper": GRADIENT}, "exact": ["room"]}, "level 'room'"),
+        ({"planner": {"name": "hierarchical", "inner": GRADIENT, "upper": PLANNER}, "exact": ["state"]}, "level 'state'"),
+    ],
+)
+def test_a_planner_that_follows_gradients_there_is_refused_before_anybody_acts(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(Mistake, match=said):
+        setting(**CERTAIN, **LEVELS | changes)
+
+
+def test_a_planner_that_follows_gradients_at_levels_that_have_some_is_not_refused() -> None:
+    """It is not said of planners, but seen of them: at which level one follows gradients only shows when it plans."""
+    below = {"name": "hierarchical", "inner": GRADIENT, "upper": PLANNER}
+    found = setting(**CERTAIN, **LEVELS, planner=below, exact=["room"], beside={"flat": {"planner": GRADIENT}})
+    assert all(found.act(name).record.reached.shape == (3, 4) for name in ("planned", "flat"))
 
 
 def test_a_planner_that_follows_gradients_is_refused() -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from hjepa import cli, planning, registry, runs
 from hjepa.compose import make_sources, streams_of
 from hjepa.errors import Mistake
-from hjepa.planning import Setting, shown
+from hjepa.planning import Setting, compute, shown
 from hjepa.stack import Stack
 from hjepa.study import parse
 
@@ -93,6 +93,16 @@ def test_levels_plan_with_as_much_of_what_can_be_done_as_they_shall() -> None:
     actions = policy(planning.episodes.standing(half.world.reset(half.tasks), 1, 2), 4)
     assert (actions.abs() <= whole.world.actions.high / 2).all()
     assert actions.abs().max() > whole.world.actions.high[0] / 8
+
+
+def test_what_can_be_done_lies_where_tasks_and_keys_do() -> None:
+    """A GPU is not always there; the meta device is, and a world knows no device."""
+    found = setting(device="meta")
+    space = found._space(found.ways["planned"])
+    anything = found.policies()["random"]()
+    devices = {bound.device.type for one in (found.actions, space, anything.space) for bound in (one.low, one.high)}  # type: ignore
+    assert devices == {found.tasks.device.type} == {found.key.word.device.type} == {"meta"}
+    assert anything({}, 4).shape == (3, 4, 2)
 
 
 def test_a_level_where_nothing_counts_needs_one_above_where_something_does() -> None:
@@ -209,12 +219,31 @@ def test_where_several_plan_there_is_a_picture_of_what_that_took(tmp_path: Path)
     assert not (run.path / "plan.json").exists()
 
 
+def test_whom_the_world_shows_what_it_foresees_is_not_among_those_who_plan_in_what_was_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes to draw and perceive is no affair of what was learned."""
+    asked = list[tuple[list[str], list[str]]]()
+    monkeypatch.setattr(compute, "picture", lambda path, scores, planning, learned: asked.append((planning, learned)))
+    found = setting(beside={"more": {"planner": {"samples": 8}}, "exact": {"exact": ["state"]}})
+    shown.write(found, {name: found.act(name) for name in found.policies()}, tmp_path)
+    assert asked == [(["oracle", "planned", "more", "exact"], ["planned", "more"])]
+
+
 def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
     found = setting()
     assert shown.place(found, None) is None
     (tmp_path / "file").write_text("")
     with pytest.raises(Mistake, match="pictures cannot be written there"):
         shown.place(found, tmp_path / "file" / "below")
+    with pytest.raises(Mistake, match="/proc: pictures cannot be written there"):
+        shown.place(found, Path("/proc"))  # which is there, and where not even root writes
+    assert shown.place(found, tmp_path) == (tmp_path, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_points_that_are_none_have_no_minus() -> None:
+    assert shown._points({"against": -0.001, "against_low": -0.02, "against_high": 0.004}) == "+0 (-2 to +0)"
 
 
 def test_a_study_whose_levels_have_learned_nothing_is_refused(tmp_path: Path) -> None:
@@ -235,7 +264,7 @@ def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, 
     costs = {"true": {"name": "distance", "level": "world"}}
     file.write_text(yaml.safe_dump({"plan": STUDY["plan"] | {"horizon": {}, "costs": costs}}))
     with pytest.raises(SystemExit) as ended:
-        cli.app(["plan", str(file), "plan.tasks.count=2", "plan.beside.far.oracle={1: 5}", "--out", str(tmp_path), "--json"])
+        cli.app(["plan", str(file), "plan.tasks.count=2", "plan.beside.long.oracle={1: 5}", "--out", str(tmp_path), "--json"])
     assert not ended.value.code
     said = capsys.readouterr()
     assert json.loads((tmp_path / "plan.json").read_text()) | json.loads(said.out.splitlines()[-1]) == json.loads(
@@ -249,6 +278,6 @@ def test_where_the_world_is_the_model_nothing_has_to_be_learned(tmp_path: Path, 
     with pytest.raises(Mistake, match="there is nothing to train"):
         cli.app(["train", str(file)], standalone_mode=False)
     assert json.loads(said.out.splitlines()[-1])["metrics"].keys() >= {
-        f"plan/{name}_success" for name in ("oracle", "straight", "far")
+        f"plan/{name}_success" for name in ("oracle", "straight", "long")
     }
     assert "oracle" in said.err

@@ -23,7 +23,7 @@ from hjepa_control import recording
 from hjepa_control.named import Named
 from hjepa_control.recorded import Recorded
 from hjepa_control.recording import main, record, walks
-from hjepa_control.trajectories import Trajectories
+from hjepa_control.trajectories import Trajectories, stopped
 
 h5py = pytest.importorskip("h5py")
 CPU = torch.device("cpu")
@@ -61,6 +61,14 @@ def test_what_comes_back_is_what_was_walked(tmp_path: Path, monkeypatch: pytest.
         assert dict(found.attrs) == {"world": "four_rooms", "options": json.dumps({"distractors": 1}), "seed": 3}
         assert found["frames"].dtype == np.uint8 and found["frames"].chunks == (1, 9, 2, 65, 65)
     assert [path.name for path in tmp_path.iterdir()] == ["walks.h5"]
+
+
+def test_what_is_said_of_each_step_comes_in_windows_as_the_steps_do(tmp_path: Path) -> None:
+    data = Recorded(0, file=str(walked(tmp_path, "two_rooms")), frames=4, held_out=0.0)
+    batch = data.batch(torch.arange(len(data)), CPU)
+    assert len(data) == 20 * 6 and batch["stopped"].shape == (120, 4, 1) and batch["stopped"].dtype == torch.bool
+    assert torch.equal(batch["stopped"][:, 1:], stopped(batch["position"], batch["actions"])[:, 1:])
+    assert batch["stopped"][:, 1:].any()
 
 
 # --- windows, in files that are small ---

@@ -40,7 +40,7 @@ def test_a_walk_goes_by_its_actions_but_where_a_wall_is(kind: type) -> None:
     off = (batch["position"].diff(dim=1) - batch["actions"]).norm(dim=-1)
     assert 0.6 < (off < 1e-4).float().mean() < 0.99
     assert (off < 1e-4).any(1).float().mean() > 0.9
-    assert torch.equal(batch["stopped"][:, 1:], off > 1e-3) and not batch["stopped"][:, 0].any()
+    assert torch.equal(batch["stopped"][:, 1:, 0], off > 1e-3) and not batch["stopped"][:, 0].any()
     torch.testing.assert_close(middle(batch["frames"][:, :, 0]), batch["position"], atol=0.02, rtol=0)
 
 

@@ -18,6 +18,7 @@ from hjepa_encoders.streams import Streams
 
 TICKS = (0, 1, 2)
 IMAGES, FELT = Spec(maps=((2, 16, 12),), ticks=TICKS, actions=2), Spec(width=3, grid=(2,), ticks=TICKS, actions=2)
+PLANE = Spec(width=2, grid=(16, 12), ticks=TICKS, actions=2)
 WEIGHT = Spec(width=1, ticks=TICKS, actions=2)
 SPEC = Spec(ticks=TICKS, actions=2, parts=(FELT, IMAGES, WEIGHT))
 
@@ -99,12 +100,12 @@ def test_images_alone_are_read_alike_as_a_part_or_by_themselves(name: str) -> No
 @pytest.mark.parametrize("name", READERS)
 def test_tokens_in_a_plane_are_read_as_a_map_of_them(name: str) -> None:
     """In their order, alone or beside others."""
-    frames, plane = _drawn(2, 3, 2, 16, 12), Spec(width=2, grid=(16, 12), ticks=TICKS, actions=2)
+    frames = _drawn(2, 3, 2, 16, 12)
     tokens = States(frames.flatten(3).mT, _time(), (16, 12))
-    assert torch.equal(_made(name, plane)(tokens).tokens, _made(name, IMAGES)(_images(frames)).tokens)
+    assert torch.equal(_made(name, PLANE)(tokens).tokens, _made(name, IMAGES)(_images(frames)).tokens)
     states = _states(frames=frames)
     beside = replace(states, parts=(states.parts[0], tokens, states.parts[2]))
-    made = _made(name, replace(SPEC, parts=(FELT, plane, WEIGHT)))
+    made = _made(name, replace(SPEC, parts=(FELT, PLANE, WEIGHT)))
     assert torch.equal(made(beside).tokens, _made(name)(states).tokens)
 
 
@@ -162,6 +163,28 @@ def test_what_has_not_one_stream_of_images_is_refused(name: str) -> None:
         assert str(caught.value).startswith(f"{name} reads one stream of images")
     with pytest.raises(ValueError, match=f"{name} reads images, .* latent_mlp reads tokens"):
         _made(name, WEIGHT)
+
+
+def test_what_is_wrong_with_planes_is_said_of_planes() -> None:
+    two = "reads one stream of images and lays tokens of others beside it; of the 3 streams that it is given 2 have tokens in a plane"
+    with pytest.raises(ValueError, match=f"conv {two}$"):
+        _made("conv", Spec(ticks=TICKS, parts=(PLANE, FELT, PLANE)))
+    hint = "tokens that lie in a plane are read one step at a time, with `window: 1`"
+    with pytest.raises(ValueError, match=f"impala reads images, and what it is given has no maps; {hint}$"):
+        _made("impala", window_spec(PLANE, 2, 2))
+    with pytest.raises(ValueError, match=f"of the 2 streams that it is given none have maps; {hint}$"):
+        _made("conv", window_spec(Spec(ticks=TICKS, parts=(PLANE, FELT)), 2, 2))
+    with pytest.raises(ValueError, match="given 2 have maps"):
+        _made("conv", window_spec(Spec(ticks=TICKS, parts=(IMAGES, PLANE, IMAGES)), 2, 2))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_tokens_of_a_plane_that_are_not_valid_are_read_as_zeros(name: str) -> None:
+    encoder, tokens = _made(name, PLANE), _drawn(2, 3, 192, 2)
+    valid = torch.rand(2, 3, 192, generator=torch.Generator().manual_seed(1)) < 0.8
+    zeros, unknown = (tokens.masked_fill(~valid[..., None], fill) for fill in (0.0, torch.nan))
+    expected = encoder(States(zeros, _time(), (16, 12))).tokens
+    assert torch.equal(encoder(States(unknown, _time(), (16, 12), valid)).tokens, expected) and expected.isfinite().all()
 
 
 def test_places_are_given_the_same_beside_them() -> None:

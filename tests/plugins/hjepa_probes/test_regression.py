@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from hjepa.contracts import Batch, Observation, Spec, States
@@ -136,6 +137,51 @@ def test_ahead_scores_predictions_beside_every_baseline() -> None:
     assert {one for one in world.asked if one[0] == "fast"} == {("fast", "test", 3, 8), ("fast", "test", 7, 8)}
 
 
+@dataclass
+class Eventful(World):
+    """Something happens at tick 5 of the first ten samples, at tick 7 of the next ten, and at tick 11 of the ten after them."""
+
+    def observe(self, level: str, split: str, features: str = "online") -> Observation:
+        seen = super().observe(level, split, features)
+        happens = torch.zeros(self.samples, TICKS, 1, dtype=torch.bool)
+        for group, tick in enumerate((5, 7, 11)):
+            happens[10 * group : 10 * (group + 1), tick] = True
+        return replace(seen, batch=seen.batch | {"happens": happens, "even": torch.arange(self.samples) % 2 == 0})
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [
+        (0, [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]),
+        (1, [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]]),
+        (2, [[1, 0], [1, 0], [1, 1], [0, 0]]),
+    ],
+)
+def test_what_happens_between_own_ticks_is_on_the_way_and_what_is_known_already_is_not(
+    ahead: int, expected: list[list[int]]
+) -> None:
+    """`slow` has states at the ticks 3, 7, 11, 15."""
+    options = {"level": "slow", "target": "position", "ahead": ahead}
+    scored = Regression(**options, only="happens")._found(Eventful()).scored
+    assert scored[:40:10].int().tolist() == expected
+    assert torch.equal(scored[:30], scored[:30:10].repeat_interleave(10, 0)) and not scored[30:].any()
+    even = Regression(**options, only="even")._found(Eventful()).scored
+    assert torch.equal(even, (torch.arange(60) % 2 == 0)[:, None].expand_as(even))
+
+
+def test_what_is_held_against_predictions_is_scored_on_the_same_ways() -> None:
+    options = {"level": "slow", "target": "position", "ahead": 2, "against": ["fast"], "ridge": 1e-9}
+    world = Eventful(drift=0.5)
+    scores = Regression(**options, only="happens").measure(world)
+    position = world.truth("test")[0][:, 3::4].double()
+    known, true = torch.cat((position[:30, 0], position[20:30, 1])), torch.cat((position[:30, 2], position[20:30, 3]))
+    assert scores["r2_persistence"] == pytest.approx(r2(known, true), abs=1e-3)
+    assert scores["r2_fast"] == pytest.approx(r2(true + 8 * 0.5, true), abs=1e-3)
+    assert scores["r2_encoded"] > 0.999
+    everywhere = Regression(**options).measure(world)
+    assert all(abs(scores[name] - everywhere[name]) > 0.01 for name in ("r2_persistence", "r2_fast"))
+
+
 def test_only_ways_are_scored_on_which_something_happens() -> None:
     """At tick 6 of the first thirty samples, which are predicted wrong from there on; the others are all right."""
 
@@ -158,6 +204,9 @@ def test_only_ways_are_scored_on_which_something_happens() -> None:
     assert everywhere["error"] == pytest.approx(there["error"] * (30 * 3 / (60 * 13)) ** 0.5, rel=1e-4)
     assert there["r2_encoded"] > 0.99 > there["r2"]
     assert Regression(**{**options, "ahead": 0}, only="happens").measure(world)["r2"] > 0.99
+    figure = Figure()
+    Regression(**options, only="happens").draw(world, figure)
+    assert figure.get_suptitle() == f"position 3 own steps ahead, only happens, read from fast: R² {there['r2']:.2f}"
     with pytest.raises(ValueError, match="never is true nowhere"):
         Regression(**options, only="never").measure(world)
 
@@ -255,8 +304,6 @@ def test_positions_find_their_pixels() -> None:
 
 @pytest.mark.parametrize("target", ["position", "velocity", "ids"])
 def test_every_target_has_a_picture(target: str, tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10, 2))
     Regression(level="slow", target=target, ahead=1).draw(World(), figure)
     figure.savefig(tmp_path / "strip.png")
