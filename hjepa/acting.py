@@ -154,5 +154,7 @@ class CostTerm(Protocol):
 
     kind: ClassVar[str] = "cost"
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost:
-        """(R,) each, of trajectory (R, K, N, D) and goal (R, 1, N, D); 0 of what a missing goal leaves without meaning."""
+    def __call__(self, trajectory: States, goal: States | None, start: States) -> Cost:
+        """(R,) each, of trajectory (R, K, N, D), goal (R, 1, N, D) and where plans begin, start (R, 1, N, D); 0 of what a missing
+        goal leaves without meaning.
+        """

@@ -146,9 +146,10 @@ class Problem:
 
     def _cost(self, trajectory: States, goal: States | None) -> Cost:
         rows = self._rows(len(trajectory.time))
+        start = self.now.rows(rows)
         value = violation = trajectory.tokens.new_zeros(len(rows))
         for term, weight in self.costs:
-            found = term(trajectory, None if goal is None else goal.rows(rows))
+            found = term(trajectory, None if goal is None else goal.rows(rows), start)
             value = value + found.value * (weight[rows] if isinstance(weight, Tensor) else weight)
             violation = violation + found.violation
         return Cost(value.view(self.batch, -1), violation.view(self.batch, -1))

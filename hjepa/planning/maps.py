@@ -11,10 +11,10 @@ from torch import Tensor
 from hjepa.contracts import States
 from hjepa.control import Problem
 from hjepa.keys import PLANNED
-from hjepa.nn.states import followed
 from hjepa.planning import episodes
 
 if TYPE_CHECKING:
+    from hjepa.parts import Way
     from hjepa.planning import Setting
 
 FINE = 48
@@ -36,7 +36,7 @@ class Map:
     states: list[States]
     """(R, 1, N, D) of each level that plans, the lowest first."""
     cost: Tensor
-    """(R,): of a plan from where the task begins to there, at the lowest level."""
+    """(R,): of a plan of the lowest level that leads there, from where the task begins."""
 
     def place_of(self, level: int, state: States) -> Tensor:
         """(2,): where the state of a level (1, 1, N, D) is most alike."""
@@ -52,16 +52,18 @@ def of_task(setting: Setting, number: int, sides: tuple[int, int]) -> Map | None
         return None
     along = [torch.linspace(EDGE * side, (1 - EDGE) * side, FINE) for side in sides]
     places = torch.cartesian_prod(along[0], along[1]).flip(-1).to(setting.device)
-    tasks = setting.tasks[number].repeat(len(places) + 1, 1)  # the last one begins where the task does
-    tasks[:-1, :2] = places
-    seen = episodes.standing(setting.world.reset(tasks), setting.memory(way), len(setting.world.actions.low))
-    problem = setting.posed(way, seen, setting.keys.steps)
-    level: Problem | None = problem
+    tasks = setting.tasks[number].repeat(len(places), 1)
+    tasks[:, :2] = places
     states = []
+    level: Problem | None = _begun(setting, way, tasks)
     while level is not None:
         states.append(level.now)
         level = level.above
-    start = problem.now.rows(torch.full((len(tasks),), len(places), device=setting.device))
-    cost = problem.cost(followed(start, problem.now)).value.flatten()
-    here = torch.arange(len(places), device=setting.device)
-    return Map(places, [state.rows(here) for state in states], cost[:-1])
+    cost = _begun(setting, way, setting.tasks[number : number + 1]).cost(states[0])
+    return Map(places, states, cost.value.flatten())
+
+
+def _begun(setting: Setting, way: Way, tasks: Tensor) -> Problem:
+    """Where tasks (B, K) begin."""
+    seen = episodes.standing(setting.world.reset(tasks), setting.memory(way), len(setting.world.actions.low))
+    return setting.posed(way, seen, setting.keys.steps)

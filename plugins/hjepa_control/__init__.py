@@ -23,5 +23,4 @@ def register(components: Components) -> None:
         components.add("planner", name, f"hjepa_control.{name}:{name.title()}")
     components.add("cost", "distance", "hjepa_control.distance:Distance")
     components.add("cost", "disagreement", "hjepa_control.disagreement:Disagreement")
-    components.add("cost", "nearer", "hjepa_control.nearer:Nearer")
     components.add("cost", "remaining", "hjepa_control.remaining:Remaining")

@@ -15,7 +15,7 @@ class Disagreement:
     def __init__(self, spec: Spec) -> None:
         pass
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost:
+    def __call__(self, trajectory: States, goal: States | None, start: States) -> Cost:
         """Trajectory (R, K, N, D) -> (R,). Mistake where the predictor of the level says nothing of its doubt."""
         if trajectory.doubt is None:
             raise Mistake("disagreement is that of several predictors, and this level has one; use the predictor ensemble")

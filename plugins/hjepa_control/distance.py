@@ -19,7 +19,7 @@ class Distance:
     def __init__(self, spec: Spec, *, steps: Literal["all", "last"] = "all", saturation: Positive | None = None) -> None:
         self.steps, self.saturation = steps, saturation
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost:
+    def __call__(self, trajectory: States, goal: States | None, start: States) -> Cost:
         """Trajectory (R, K, N, D) and goal (R, 1, N, D) -> (R,)."""
         tokens = at_least_float32(trajectory.tokens if self.steps == "all" else trajectory.tokens[:, -1:])
         if goal is None:

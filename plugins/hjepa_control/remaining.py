@@ -15,8 +15,8 @@ TINY = 1e-12
 
 
 class Remaining:
-    """The mean over the steps of a plan of |s - goal|^2, each token weighed by |first - goal|^2 there, as a share of what this is at
-    `first`, the state that the first step leads to: 1 there, 0 at the goal; 0 without a goal.
+    """The mean over the steps of a plan of |s - goal|^2, each token weighed by |start - goal|^2 there, as a share of what this is at the
+    start: 1 there, 0 at the goal, and in between at all that is unlike both; 0 without a goal.
 
     best: weight of the least of these, beside their mean: a plan that passes the goal is worth something, though it is elsewhere at most
     of its steps.
@@ -25,14 +25,13 @@ class Remaining:
     def __init__(self, spec: Spec, *, best: NonNegative = 0.0) -> None:
         self.best = best
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost:
-        """Trajectory (R, K, N, D) and goal (R, 1, N, D) -> (R,)."""
+    def __call__(self, trajectory: States, goal: States | None, start: States) -> Cost:
+        """Trajectory (R, K, N, D), goal and start (R, 1, N, D) -> (R,)."""
         tokens = at_least_float32(trajectory.tokens)
         if goal is None:
             nothing = tokens.new_zeros(len(tokens))
             return Cost(nothing, nothing)
-        away = (tokens - goal.tokens).square().mean(3)
-        weight = away[:, :1]
-        left = (weight * away).mean(2) / weight.square().mean(2).clamp(min=TINY)
-        value = left.mean(1) + self.best * left.amin(1) if self.best else left.mean(1)
+        weight = (start.tokens - goal.tokens).square().mean(3)
+        left = (weight * (tokens - goal.tokens).square().mean(3)).mean(2) / weight.square().mean(2).clamp(min=TINY)
+        value = left.mean(1) + self.best * left.amin(1)
         return Cost(value, value.new_zeros(value.shape))

@@ -78,7 +78,10 @@ class Truth:
 
     def cost(self, trajectory: States) -> Cost:
         goals = _places(self.goal.repeat_interleave(len(trajectory.time) // self.batch, 0)[:, None])
-        found = [(term(trajectory, goals), weight) for term, weight in self.costs]
+        start = self.now.rows(
+            torch.arange(self.batch, device=self.goal.device).repeat_interleave(len(goals.time) // self.batch)
+        )
+        found = [(term(trajectory, goals, start), weight) for term, weight in self.costs]
         value = torch.stack([weight * cost.value for cost, weight in found]).sum(0)
         violation = torch.stack([cost.violation for cost, _ in found]).sum(0)
         return Cost(value.view(self.batch, -1), violation.view(self.batch, -1))

@@ -28,11 +28,11 @@ WORLD = ActionSpace(-torch.ones(2), torch.ones(2))
 
 
 class Far:
-    """How far the last state is from the goal in its first dimension; a violation where it is beyond it."""
+    """How far the last state is from the goal in its first dimension, and a little of where it began; a violation where it is beyond."""
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost:
+    def __call__(self, trajectory: States, goal: States | None, start: States) -> Cost:
         end = trajectory.tokens[:, -1, 0, 0] - (0 if goal is None else goal.tokens[:, 0, 0, 0])
-        return Cost(end.abs(), end.clamp(min=0))
+        return Cost(end.abs() + 0.1 * start.tokens[:, 0, 0, 0], end.clamp(min=0))
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,10 @@ def test_what_a_waypoint_costs_is_what_the_level_above_says(world: Stack) -> Non
     trajectory, waypoint = problem.rollout(moves(3, 5, 2)), control.perceived(world, "world", seen(7))["high"].slice(2, 3)
     towards = problem.towards(waypoint)
     assert (problem.horizon, towards.horizon) == (4, 2)
-    own = Far()(trajectory, None)
-    above = Far()(towards.up(trajectory), waypoint.rows(torch.arange(3).repeat_interleave(5)))
+    rows = torch.arange(3).repeat_interleave(5)
+    low, high = (control.perceived(world, "world", seen(6))[label] for label in ("low", "high"))
+    own = Far()(trajectory, None, low.slice(5, 6).rows(rows))
+    above = Far()(towards.up(trajectory), waypoint.rows(rows), high.slice(1, 2).rows(rows))
     cost = towards.cost(trajectory)
     torch.testing.assert_close(cost.value, (own.value + above.value).view(3, 5))
     torch.testing.assert_close(cost.violation, (own.violation + above.violation).view(3, 5))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from planned import setting
 
-from hjepa.nn.states import followed
 from hjepa.planning import episodes, maps
 
 
@@ -24,15 +23,15 @@ def test_a_state_is_read_as_the_place_where_it_was_seen_and_the_goal_costs_least
 
 
 def test_a_place_costs_what_a_plan_costs_that_leads_there_from_the_start() -> None:
-    costs = {"goal": {"name": "nearer", "level": "state"}, "true": {"name": "distance", "level": "world"}}
+    costs = {"goal": {"name": "remaining", "level": "state"}, "true": {"name": "distance", "level": "world"}}
     found = setting(costs=costs)
     seen = maps.of_task(found, 1, (65, 65))
     assert seen is not None
     obs = episodes.standing(found.world.reset(found.tasks[1:2]), 1, 2)
     problem = found.posed(found.ways["planned"], obs, 4)
     for row in (0, 1200, 2303):
-        way = followed(problem.now, seen.states[0].rows(torch.tensor([row])))
-        torch.testing.assert_close(seen.cost[row], problem.cost(way).value[0, 0], atol=1e-5, rtol=1e-4)
+        there = seen.states[0].rows(torch.tensor([row]))
+        torch.testing.assert_close(seen.cost[row], problem.cost(there).value[0, 0], atol=1e-5, rtol=1e-4)
 
 
 def test_the_first_axis_of_a_map_goes_down() -> None:

@@ -155,7 +155,7 @@ def loaded(plan: study.Study, folder: Path) -> stack.Stack:
 class End:
     """How far the last state is from the goal, where there is one."""
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost:
+    def __call__(self, trajectory: States, goal: States | None, start: States) -> Cost:
         wanted = trajectory.tokens[:, -1] if goal is None else goal.tokens[:, 0]
         away = (trajectory.tokens[:, -1] - wanted).square().mean((1, 2))
         return Cost(away, 0 * away)

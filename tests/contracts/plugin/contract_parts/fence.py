@@ -11,7 +11,7 @@ class Fence:
     def __init__(self, spec: Spec, *, low: tuple[float, ...], high: tuple[float, ...]) -> None:
         self.low, self.high = low, high
 
-    def __call__(self, trajectory: States, goal: States | None) -> Cost:
+    def __call__(self, trajectory: States, goal: States | None, start: States) -> Cost:
         tokens = trajectory.tokens
         inside = ((tokens > tokens.new_tensor(self.low)) & (tokens < tokens.new_tensor(self.high))).all(dim=-1)
         violation = inside.float().sum(dim=(1, 2))
