@@ -306,7 +306,8 @@ def cost_of(policy: Planned, tasks: int) -> dict[str, float]:
     if policy.surprises:
         wrong, moved = (torch.stack(away).mean() for away in zip(*policy.surprises, strict=True))
         found["surprise"] = float(wrong / moved)
-        found["promised"], found["paid"] = (float(torch.stack(cost).mean()) for cost in zip(*policy.costs, strict=True))
+        # the median: a cost that is a share of the way has no bound where hardly any way was left
+        found["promised"], found["paid"] = (float(torch.stack(cost).median()) for cost in zip(*policy.costs, strict=True))
     if policy.found is not None:
         found["candidate"] = float(policy.found.float().mean())
     return found
