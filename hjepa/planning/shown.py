@@ -142,6 +142,7 @@ def _paths(setting: Setting, one: Acted, path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    setting.world.reset(setting.tasks)  # maps begin others
     count, goals = min(DRAWN, len(setting.tasks)), setting.world.goal()
     mapped = [maps.of_task(setting, number, _sides(one)) for number in range(count)]
     columns = 1 + any(found is not None for found in mapped) + MOMENTS
