@@ -21,7 +21,7 @@ class Carry(TypedDict):
     members: list[Any]
     """The carry of each predictor: of its share of the samples while training, else of all."""
     told: Tensor
-    """(M, B, N, D): what each of M says comes next; while training, and before anything is foreseen, the same from all."""
+    """(B, M, N, D): what each of M says comes next; while training, and before anything is foreseen, the same from all."""
 
 
 class Ensemble(nn.Module):
@@ -52,23 +52,23 @@ class Ensemble(nn.Module):
             member.start(states.rows(own), _of(condition, own))  # type: ignore[operator]
             for member, own in zip(self.members, rows, strict=True)
         ]
-        return {"members": carries, "told": states.tokens[None, :, -1]}
+        return {"members": carries, "told": states.tokens[:, -1:]}
 
     def step(
         self, carry: Carry, action: Tensor | None = None, condition: Tensor | None = None, z: Tensor | None = None
     ) -> tuple[Tensor, Carry]:
         """action (B, A), condition (B, 1, C) or none for the one before, z (B, Z) -> the next step (B, N, D) and its carry."""
-        rows = self._rows(carry["told"].shape[1], carry["told"].device)
+        rows = self._rows(len(carry["told"]), carry["told"].device)
         found = [
             member.step(own, _of(action, at), _of(condition, at), _of(z, at))  # type: ignore[operator]
             for member, own, at in zip(self.members, carry["members"], rows, strict=True)
         ]
         told = self._told([tokens for tokens, _ in found])
-        return told.mean(0), {"members": [own for _, own in found], "told": told}
+        return told.mean(0), {"members": [own for _, own in found], "told": told.transpose(0, 1)}
 
     def doubt(self, carry: Carry) -> Tensor:
         """(B, N): the variance of what the members told last, mean over D."""
-        return carry["told"].float().var(dim=0, correction=0).mean(-1)
+        return carry["told"].float().var(dim=1, correction=0).mean(-1)
 
     def _rows(self, batch: int, device: torch.device) -> list[Tensor]:
         """The samples of each member."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from hjepa import registry
 from hjepa.contracts import Spec, States
@@ -99,6 +100,19 @@ def test_doubt_is_how_far_its_members_are_apart() -> None:
     told = torch.stack([member(*first)[:, 0] for member in model.members])
     torch.testing.assert_close(model.doubt(carry), told.var(0, correction=0).mean(-1))
     assert model.doubt(carry).shape == (7, 3) and (model.doubt(carry) > 0).all()
+
+
+def test_rows_of_a_carry_can_be_chosen() -> None:
+    """As a search does that keeps some plans and drops others."""
+    model, (states, condition, z) = made(), given()
+    carry = rolled(model, states, condition, z, 1)[1]
+    rows = torch.tensor([5, 0, 0])
+    some = tree_map(lambda leaf: leaf[rows], carry)
+    lead = states.actions[:, 1], None, z[:, 1]  # type: ignore[index]
+    whole, after = model.step(carry, *lead)
+    part, chosen = model.step(some, *(of if of is None else of[rows] for of in lead))
+    torch.testing.assert_close(part, whole[rows])
+    torch.testing.assert_close(model.doubt(chosen), model.doubt(after)[rows])
 
 
 def test_one_alone_is_refused() -> None:
