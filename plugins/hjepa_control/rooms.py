@@ -272,7 +272,7 @@ def between(key: Key, names: Sequence[str], ranges: Sequence[tuple[int, int]]) -
 def _dots(places: Tensor, full: float) -> tuple[Tensor, Tensor]:
     """Of places (R, 2): which pixels (R, N) of a picture a dot makes bright, and how bright: all where it is not black."""
     around = torch.arange(-REACH, REACH + 1, device=places.device)
-    nearest = places.round()
+    nearest = places.round().clamp(REACH, SIZE - 1 - REACH)  # who touches the border is half a pixel from two of them
     bright = [torch.exp(-((around - off[:, None]) ** 2) / (2 * DOT**2)) for off in (places - nearest).unbind(1)]
     column, row = (at.long()[:, None] + around for at in nearest.unbind(1))
     pixels = row[:, :, None] * SIZE + column[:, None, :]

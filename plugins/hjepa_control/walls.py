@@ -28,6 +28,9 @@ GAP = 0.3
 STEP = 1e-3
 """What a rebound begins off the wall, so that it does not meet the wall that it comes from."""
 
+SLACK = 1e-4
+"""How deep in a wall whoever touches it may stand, by rounding, and still meets it."""
+
 
 @dataclass(frozen=True)
 class Wall:
@@ -82,7 +85,8 @@ def first_hit(boxes: Tensor, start: Tensor, move: Tensor) -> tuple[Tensor, Tenso
     enter = torch.where(still, torch.where(within, -torch.inf, torch.inf), near / move)
     leave = torch.where(still, torch.where(within, torch.inf, -torch.inf), far / move)
     (entered, axis), left = enter.max(dim=-1), leave.min(dim=-1).values
-    entered = torch.where((entered < left) & (entered >= 0) & (entered < 1), entered, 1.0)
+    outside = entered * move.abs().expand_as(enter).gather(-1, axis[..., None])[..., 0] >= -SLACK
+    entered = torch.where((entered < left) & outside & (entered < 1), entered.clamp(min=0), 1.0)
     share, box = entered.min(dim=-1)
     return share, axis.gather(1, box[:, None])[:, 0]
 

@@ -95,6 +95,16 @@ def test_the_brightest_pixel_is_the_nearest_and_the_rest_is_as_defined(rooms: Ro
     )
 
 
+@worlds
+def test_who_touches_the_border_is_seen_there(rooms: Rooms) -> None:
+    world, ends = rooms.world(rooms.drawn(keyed(1, 1))), torch.tensor([4.5, 30.0, 59.5])
+    places = torch.cartesian_prod(ends, ends)[None]
+    at = torch.stack(torch.meshgrid(torch.arange(65.0), torch.arange(65.0), indexing="xy"), -1)
+    shown = rooms.shown(world, places, places.new_zeros(1, 9, 0, 2))
+    assert torch.equal(shown[:, :, 0], drawn(at, places, 1.0))
+    assert torch.equal(shown[0, :, 1], world.picture.expand(9, -1, -1))
+
+
 def drawn(at: Tensor, places: Tensor, full: float) -> Tensor:
     """A dot at places (B, T, 2) as defined, pixel by pixel."""
     squared = (at - places[:, :, None, None]).square().sum(-1)

@@ -58,6 +58,15 @@ def test_by_hand() -> None:
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
 
 
+def test_who_touches_a_wall_or_stands_in_it_by_rounding_does_not_get_through() -> None:
+    within = torch.nextafter(torch.tensor(4.5), torch.tensor(0.0))
+    for depth in (torch.tensor(4.5), within, within - 1e-5):
+        start = torch.stack((depth, torch.tensor(30.0))).expand(3, -1)
+        move = torch.tensor([[-1.0, 0.0], [-0.01, 2.0], [1.0, 0.5]])
+        end = moved(border(3, 65, torch.device("cpu")), start, move, torch.full((3,), 0.5))
+        assert (end[:2, 0] >= 4.5 + GAP).all() and end[2].tolist() == (start[2] + move[2]).tolist()
+
+
 @quick
 @given(seeds, st.floats(0, 30))
 def test_a_move_never_ends_within_a_wall_nor_leads_through_one(seed: int, strength: float) -> None:
