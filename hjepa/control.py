@@ -166,9 +166,15 @@ class Problem:
         return states
 
     def towards(self, waypoint: States) -> Problem:
-        """One step of the level above, which shall lead to `waypoint`; guardrails stay, the goal does not."""
+        """One step of the level above, which shall lead to `waypoint`; guardrails stay, the goal does not.
+
+        Mistake where nothing says how far a state of that level is from another.
+        """
         if self.above is None:
             raise Mistake(f"no level above {self.node.label!r} is planned with")
+        if not self.above.costs:
+            label = self.above.node.label
+            raise Mistake(f"nothing counts at {label!r}, so how far its waypoints are is not known; name a cost of that level")
         return replace(self, goal=None, waypoint=waypoint, horizon=self.above.node.stride)
 
     def _rows(self, count: int) -> Tensor:

@@ -55,7 +55,7 @@ class Setting:
         self.tasks = self._tasks().to(self.device)
         self.key = Key.of(self.study.seed, "plan", device=self.device).fold(torch.arange(len(self.tasks), device=self.device))
         for way in self.ways.values():
-            if way.exact:
+            if way.exact or len(way.keys.horizon) > 1:
                 self._tried(way)
 
     def _made(self, component: Component, *neighbours: Any) -> Any:
@@ -111,8 +111,8 @@ class Setting:
         return planner
 
     def _tried(self, way: Way) -> None:
-        """The first decision of the first task, found before anybody acts. Mistake where a planner follows gradients at an exact level: of
-        planners within planners only this shows which one plans where.
+        """The first decision of the first task, found before anybody acts. Mistake where a planner follows gradients at an exact level, or
+        sends a level to waypoints by which nothing counts: of planners within planners only this shows which one plans where.
         """
         seen = episodes.standing(self.world.reset(self.tasks[:1]), self.memory(way), len(self.actions.low))
         problem = self.posed(way, seen, self.keys.steps)

@@ -168,6 +168,9 @@ def test_what_cannot_be_planned_is_refused(world: Stack) -> None:
         posed(world, "low").towards(control.perceived(world, "world", seen(3))["high"])
     with pytest.raises(Mistake, match=r"no level to plan with is named \(there are: low, high\)"):
         posed(world)
+    ways = control.problem(world, "world", {"low": 4, "high": 4}, seen(6), None, {"low": [(Far(), 1.0)]}, WORLD)
+    with pytest.raises(Mistake, match="nothing counts at 'high', so how far its waypoints are is not known"):
+        ways.towards(control.perceived(world, "world", seen(7))["high"].slice(2, 3))
 
 
 def test_where_nothing_counts_a_level_is_judged_by_what_counts_above(world: Stack) -> None:
