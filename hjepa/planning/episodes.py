@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -17,6 +17,9 @@ from hjepa.contracts import ActionSpace, Batch, Cost, Environment, Plan, Planner
 from hjepa.flops import counted
 from hjepa.keys import THIRDS
 from hjepa.randomness import Key, uniform
+
+SHOWN = 6
+"""Tasks of which is kept what was seen."""
 
 
 class Policy(Protocol):
@@ -33,18 +36,15 @@ class Record:
     reached: Tensor
     """(B, T) bool: whether the goal is reached after each step."""
     frames: list[Batch]
-    """What was seen at the start and after each step."""
+    """What was seen at the start and after each step, of the first few tasks (`SHOWN`): of all it would fill gigabytes."""
+    position: Tensor | None = None
+    """(B, T+1, P), where the world shows it."""
 
     @property
     def first(self) -> Tensor:
         """(B,): after how many steps each goal was reached first; one more than there are where it never was."""
         steps = self.reached.shape[1]
         return torch.where(self.reached.any(1), self.reached.int().argmax(1) + 1, steps + 1)
-
-    @property
-    def position(self) -> Tensor | None:
-        """(B, T+1, P), where the world shows it."""
-        return torch.cat([seen["position"] for seen in self.frames], 1) if "position" in self.frames[0] else None
 
     def travelled(self) -> Tensor | None:
         """(B,): how long each path is, up to where its goal was reached first."""
@@ -59,27 +59,34 @@ def acted(world: Environment, tasks: Tensor, policy: Policy, steps: int, every: 
     """Tasks (B, K), each for so many steps. The policy is asked every so many of them, and where it has not said further; it sees the
     last `memory` steps. Before the start all has been as it is there, and nothing was done.
     """
-    frames = [world.reset(tasks)]
+    seen = world.reset(tasks)
     still = torch.zeros(len(tasks), 1, len(world.actions.low), device=tasks.device)
-    done, reached = [still] * memory, []
+    last, done = deque([seen] * memory, maxlen=memory), deque([still] * (memory - 1), maxlen=memory - 1)
+    frames, positions, reached = [_of_few(seen)], [seen.get("position")], []
     ahead: list[Tensor] = []
     for step in range(steps):
         if not ahead:
-            ahead = list(policy(_remembered(frames, done, memory), steps - step)[:, :every].unbind(1))
+            between = torch.cat([still[:, :0], *done], dim=1)
+            ahead = list(policy(_beside(last) | {"actions": between}, steps - step)[:, :every].unbind(1))
         action = ahead.pop(0)
         seen, there = world.step(action)
-        frames.append(seen)
+        last.append(seen)
         done.append(action[:, None])
+        frames.append(_of_few(seen))
+        positions.append(seen.get("position"))
         reached.append(there)
-    return Record(torch.stack(reached, dim=1), frames)
+    position = torch.cat([place for place in positions if place is not None], dim=1) if "position" in seen else None
+    return Record(torch.stack(reached, dim=1), frames, position)
 
 
-def _remembered(frames: list[Batch], done: list[Tensor], memory: int) -> Batch:
-    """The last steps as a batch (B, memory, ...), with the actions between them."""
-    last = [frames[0]] * (memory - len(frames)) + frames[-memory:]
-    seen = {name: torch.cat([one[name] for one in last], dim=1) for name in frames[0]}
-    between = done[len(done) - memory + 1 :] if memory > 1 else [done[0][:, :0]]
-    return seen | {"actions": torch.cat(between, dim=1)}
+def _beside(frames: Collection[Batch]) -> Batch:
+    """Steps as a batch (B, T, ...)."""
+    return {name: torch.cat([one[name] for one in frames], dim=1) for name in next(iter(frames))}
+
+
+def _of_few(seen: Batch) -> Batch:
+    """That of the first few tasks, in a memory of its own."""
+    return {name: value[:SHOWN].clone() for name, value in seen.items()}
 
 
 def standing(seen: Batch, memory: int, actions: int) -> Batch:

@@ -16,7 +16,7 @@ from hjepa.contracts import States
 from hjepa.errors import Mistake
 from hjepa.keys import PLANNED, THIRDS
 from hjepa.planning import compute, maps, paired
-from hjepa.planning.episodes import Planned
+from hjepa.planning.episodes import SHOWN, Planned
 from hjepa.planning.maps import Map
 from hjepa.report import bare
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hjepa.planning import Acted, Setting
-
-DRAWN = 6
-"""Tasks of which there is a picture."""
 
 MOMENTS = 5
 """Of each of them."""
@@ -143,7 +140,7 @@ def _paths(setting: Setting, one: Acted, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     setting.world.reset(setting.tasks)  # maps begin others
-    count, goals = min(DRAWN, len(setting.tasks)), setting.world.goal()
+    count, goals = min(SHOWN, len(setting.tasks)), setting.world.goal()
     mapped = [maps.of_task(setting, number, _sides(one)) for number in range(count)]
     columns = 1 + any(found is not None for found in mapped) + MOMENTS
     figure = Figure(figsize=(1.7 * columns, 1.95 * count), dpi=110, layout="constrained", facecolor="white")

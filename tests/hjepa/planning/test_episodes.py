@@ -52,6 +52,13 @@ def test_the_last_steps_are_seen_and_what_was_done_between_them() -> None:
     assert alone.seen[1]["actions"].shape == (3, 0, 1)
 
 
+def test_of_few_tasks_is_kept_what_was_seen_and_of_all_where_they_were() -> None:
+    record = episodes.acted(Line(), TASKS.repeat(4, 1), Told(1), 2, 1)
+    assert [seen["frames"].shape for seen in record.frames] == [(episodes.SHOWN, 1, 1, 4, 4)] * 3
+    assert [seen["frames"].untyped_storage().nbytes() for seen in record.frames] == [4 * 16 * episodes.SHOWN] * 3
+    assert record.position is not None and record.position[..., 0].tolist() == [[0, 1, 2]] * 12
+
+
 def test_what_stands_still_was_done_nothing_with() -> None:
     line = Line()
     seen = episodes.standing(line.reset(TASKS), 4, 1)
