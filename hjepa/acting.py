@@ -138,6 +138,9 @@ class PlanningProblem(Protocol):
     def towards(self, waypoint: States) -> PlanningProblem:
         """The steps to the next state of the level above, which shall be `waypoint` (B, 1, N, D) whatever the goal is."""
 
+    def unfolded(self, action: Tensor) -> Tensor | None:
+        """The steps (B, K, A) that an action (B, A') of the level above stands for; none where many may be meant by it."""
+
 
 class Planner(Protocol):
     """Finds actions. Bounds are kept, and the best seen is what is returned.

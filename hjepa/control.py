@@ -177,6 +177,14 @@ class Problem:
             raise Mistake(f"nothing counts at {label!r}, so how far its waypoints are is not known; name a cost of that level")
         return replace(self, goal=None, waypoint=waypoint, horizon=self.above.node.stride)
 
+    def unfolded(self, action: Tensor) -> Tensor | None:
+        """The steps (B, K, A) that an action (B, A') of the level above stands for, where they lie side by side in it."""
+        if self.above is None:
+            raise Mistake(f"no level above {self.node.label!r} is planned with")
+        steps = self.above.node.stride
+        joined = steps > 1 and self.above.space.joined == steps * self.space.joined
+        return action.view(len(action), steps, -1) if joined else None
+
     def _rows(self, count: int) -> Tensor:
         """(count,): the task that each of `count` candidates belongs to."""
         return torch.arange(self.batch, device=self.start.time.device).repeat_interleave(count // self.batch)

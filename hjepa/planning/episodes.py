@@ -266,6 +266,9 @@ class Watched:
         self.waypoints[self.level] = waypoint
         return replace(self, inner=self.inner.towards(waypoint))
 
+    def unfolded(self, action: Tensor) -> Tensor | None:
+        return self.inner.unfolded(action)
+
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ class Hierarchical:
 
     Where the level above sees one step only, there is nothing to plan there: the level below goes for the goal itself, and this is its
     planner alone. Plans that were made before are followed up, at every level: who begins anew each time above goes now here, now there.
+    Where it is known in which steps a level above would do what it has planned, the level below begins with these.
     """
 
     def __init__(self, *, inner: Build[Planner], upper: Build[Planner] | None = None) -> None:
@@ -28,5 +29,6 @@ class Hierarchical:
         if above is None or above.horizon == 1:
             return planner.plan(problem, warm, key)
         far = self._down(above, warm and warm.above, key.fold("above"), self.upper)
-        waypoint = above.rollout(far.actions[:, None]).slice(0, 1)
-        return replace(planner.plan(problem.towards(waypoint), warm, key), above=far)
+        waypoint, way = above.rollout(far.actions[:, None]).slice(0, 1), problem.unfolded(far.actions[:, 0])
+        begun = warm if way is None else Plan(way, far.cost)
+        return replace(planner.plan(problem.towards(waypoint), begun, key), above=far)

@@ -90,6 +90,12 @@ class Truth:
         assert self.above is not None
         return replace(self, goal=waypoint.tokens[:, 0, 0], horizon=self.above.stride // self.stride)
 
+    def unfolded(self, action: Tensor) -> Tensor:
+        """Straight on, at one pace."""
+        assert self.above is not None
+        steps = self.above.stride // self.stride
+        return cut(action / steps, self.stride * self.fastest)[:, None].expand(-1, steps, -1)
+
 
 def _places(places: Tensor) -> States:
     """(R, K, 2) as states (R, K, 1, 2)."""

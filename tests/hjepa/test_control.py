@@ -44,7 +44,7 @@ def world() -> Stack:
 
 def seen(steps: int, batch: int = 3) -> Batch:
     drawn = torch.Generator().manual_seed(0)
-    places, actions = (torch.randn(batch, 10 - less, 2, generator=drawn) for less in (0, 1))
+    places, actions = (torch.randn(batch, max(10, steps) - less, 2, generator=drawn) for less in (0, 1))
     return {"places": places[:, :steps], "actions": actions[:, : steps - 1]}
 
 
@@ -100,6 +100,18 @@ def test_actions_side_by_side_are_those_of_the_world_or_macro_actions_of_the_lev
     spaces = [control.space(made, label, WORLD) for label in ("a", "b", "c")]
     assert [space.joined for space in spaces] == joined
     assert [len(space.low) for space in spaces] == ([4, 8, 24] if macro is None else [4, 4, 12])
+    horizons, done = dict.fromkeys("abc", 2), [torch.rand(3, len(space.low)) for space in spaces]
+    lowest = control.problem(made, "world", horizons, seen(40), None, {}, WORLD)
+    middle, found = lowest.above, lowest.unfolded(done[1])
+    assert middle is not None and middle.above is not None
+    if macro:
+        assert found is None, "many chunks have the same sum"
+    else:
+        assert found is not None and torch.equal(found, done[1].view(3, 2, 4))
+    above = middle.unfolded(done[2])
+    assert above is not None and torch.equal(above, done[2].view(3, 3, len(spaces[1].low)))
+    with pytest.raises(Mistake, match="no level above 'c' is planned with"):
+        middle.above.unfolded(done[2])
 
 
 def test_as_many_trajectories_are_made_at_once_as_have_room(world: Stack) -> None:

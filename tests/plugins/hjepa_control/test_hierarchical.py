@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from toys import KEY, posed
 
 from hjepa.contracts import Plan, PlanningProblem
@@ -67,12 +68,26 @@ def test_waypoints_lead_to_the_goal() -> None:
     assert ((place - start.goal).norm(dim=1) < 4.5).float().mean() > 0.5
 
 
+class Mute(Truth):
+    """Nobody knows in which steps a leap would be done."""
+
+    def unfolded(self, action: Tensor) -> None:  # type: ignore[override]
+        return None
+
+
+def three_levels(kind: type[Truth]) -> Truth:
+    levels = [posed(horizon=3, stride=16), posed(horizon=8, stride=4), posed(horizon=40)]
+    above: Truth | None = None
+    for one in levels:
+        above = kind(**{field.name: getattr(one, field.name) for field in fields(one)} | {"above": above})
+    assert above is not None
+    return above
+
+
 def test_plans_of_all_levels_are_followed_up() -> None:
     """Each from where as many of its own whole steps are done."""
-    top = posed(horizon=3, stride=16)
-    problem = posed(horizon=40, above=posed(horizon=8, stride=4, above=top))
     asked = Asked()
-    planner = Hierarchical(inner=build(asked))
+    planner, problem = Hierarchical(inner=build(asked)), three_levels(Mute)
     first = planner.plan(problem, None, KEY)
     assert asked.warm == [None, None, None] and first.above and first.above.above and first.above.above.above is None
     for steps, middle, upper in ((1, 0, 0), (4, 1, 0), (8, 2, 0), (16, 4, 1), (32, 8, 2)):
@@ -82,3 +97,12 @@ def test_plans_of_all_levels_are_followed_up() -> None:
         expected = [highest[:, upper:], between[:, middle:], lowest[:, steps:]]
         assert all(torch.equal(one.actions, left) for one, left in zip(asked.warm, expected, strict=True) if one)
         assert None not in asked.warm
+
+
+def test_a_level_begins_with_the_steps_in_which_what_is_planned_above_would_be_done() -> None:
+    asked, problem = Asked(), three_levels(Truth)
+    plan = Hierarchical(inner=build(asked)).plan(problem, None, KEY)
+    highest, middle, lowest = asked.warm
+    assert highest is None and middle and lowest and plan.above and plan.above.above and problem.above
+    assert torch.equal(middle.actions, problem.above.unfolded(plan.above.above.actions[:, 0]))
+    assert torch.equal(lowest.actions, problem.unfolded(plan.above.actions[:, 0]))

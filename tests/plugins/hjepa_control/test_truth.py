@@ -62,3 +62,13 @@ def test_the_way_to_a_waypoint_has_the_steps_of_a_leap() -> None:
     lower = problem.towards(waypoint)
     assert lower.horizon == 8 and torch.equal(lower.goal, waypoint.tokens[:, 0, 0])
     assert lower.above is above and lower.place is problem.place
+
+
+def test_a_leap_unfolds_into_the_steps_that_it_is_made_of() -> None:
+    below = posed(horizon=4, above=posed(horizon=1, stride=4))
+    assert below.above is not None
+    leap = torch.linspace(-20, 20, 40).view(20, 2)
+    steps = below.unfolded(leap)
+    assert steps.shape == (20, 4, 2) and (steps.norm(dim=-1) <= 2.45 + 1e-5).all()
+    ends = below.rollout(steps[:, None]).tokens[:, -1]
+    torch.testing.assert_close(ends, below.above.rollout(leap[:, None, None]).tokens[:, 0])
