@@ -168,8 +168,9 @@ class Planned:
         self.seconds += time.perf_counter() - begun
         self.waypoints.append(watched.waypoints)
         self.asked += 1
-        self._expect(posed, plan)
-        self.warm = plan.after(self.every // self.clock)
+        done = min(self.every // self.clock, plan.actions.shape[1])  # who has said no further is asked again
+        self._expect(posed, plan, done)
+        self.warm = plan.after(done)
         return self._unfolded(plan.actions)
 
     def _compare(self, posed: PlanningProblem) -> None:
@@ -180,10 +181,9 @@ class Planned:
             self.surprises.append(tuple(one.float().square().flatten(1).mean(1) for one in away))  # type: ignore[arg-type]
             self.costs.append(tuple(earlier.cost(states).value[:, 0] for states in (expected, now)))  # type: ignore[arg-type]
 
-    def _expect(self, posed: PlanningProblem, plan: Plan) -> None:
-        """What the model says of the time when it is asked again."""
-        steps = self.every // self.clock
-        if hasattr(posed, "now") and steps <= plan.actions.shape[1]:
+    def _expect(self, posed: PlanningProblem, plan: Plan, steps: int) -> None:
+        """What the model says of the time when it is asked again, which is after so many steps."""
+        if hasattr(posed, "now"):
             with torch.no_grad():
                 self.expected = posed, posed.rollout(plan.actions[:, None]).slice(steps - 1, steps)
 

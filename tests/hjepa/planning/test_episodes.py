@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from line import Line, Shooting, Truth
 from torch import Tensor
 
-from hjepa.contracts import Batch
+from hjepa.contracts import Batch, Cost, Plan, PlanningProblem
 from hjepa.keys import THIRDS
 from hjepa.planning import episodes
 from hjepa.planning.episodes import Anything, Planned, Record, Straight, Watched
@@ -154,6 +155,22 @@ def test_a_planner_sees_the_plan_before_from_where_it_stands_now() -> None:
     assert policy.planner.warm[0] is None
     assert torch.equal(policy.planner.warm[1].actions, plans[0][:, 2:])
     assert [plan.shape[1] for plan in plans] == [6, 4, 2]
+
+
+def test_of_a_plan_that_is_shorter_than_the_time_between_two_all_is_done_and_no_more() -> None:
+    """It is asked again when the plan has ended: of the plan above it, one step is done then, and not two."""
+
+    class Short:
+        def plan(self, problem: PlanningProblem, warm: Plan | None, key: Key) -> Plan:
+            cost = Cost(torch.zeros(3, 1), torch.zeros(3, 1))
+            return Plan(torch.ones(3, 2, 1), cost, above=Plan(torch.arange(18.0).view(3, 6, 1), cost))
+
+    line = Line()
+    policy = replace(posed(line, 6), planner=Short(), every=4)
+    episodes.acted(line, TASKS, policy, 2, 4)
+    assert policy.warm is not None and policy.warm.above is not None
+    assert policy.warm.actions.shape[1] == 0
+    assert policy.warm.above.actions[0, :, 0].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_every_predicted_step_is_counted() -> None:
