@@ -36,6 +36,16 @@ def test_every_study_runs(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.outcome == "done"
     assert set(result.verdicts) == set(study.levels)
     assert any(name.startswith("probe/") for name in result.metrics)
+    if study.plan:
+        _plans(run.path, study, plugins)
+
+
+def _plans(path: Path, study: Study, plugins: registry.Registry) -> None:
+    """In all of its ways, in what little it has learned; so far that three levels have more than a step to plan."""
+    few = ["plan.steps=33", "plan.tasks={count: 2}", *_less_search(study)]
+    setting = planning.of_run(str(path), few, plugins, print)
+    for name in setting.ways:
+        assert setting.act(name).scores["evaluations"] > 0, name
 
 
 def _folders(study: Study, path: Path) -> list[str]:
