@@ -373,8 +373,8 @@ def _metrics(search: Search, study: Study) -> Iterator[Problem]:
                     f"search.{key}.{metric}", f"no such metric{nearest(family, families)} (there are: {listed(known)})"
                 )
         elif label not in families[family]:
-            near = nearest(label, families[family])
-            yield Problem(f"search.{key}.{metric}", f"there is no {label!r}{near} (there are: {listed(families[family])})")
+            missing = f"{label!r} in `{'probes' if family == 'probe' else 'levels'}`{nearest(label, families[family])}"
+            yield Problem(f"search.{key}.{metric}", f"there is no {missing} (there are: {listed(families[family])})")
         elif family == "collapse" and name.rpartition(".")[2] not in diagnostics:
             near = nearest(name, diagnostics)
             yield Problem(f"search.{key}.{metric}", f"no diagnostic {name!r}{near} (there are: {listed(diagnostics)})")

@@ -94,7 +94,7 @@ def test_everything_that_is_wrong_is_said_at_once():
     said = {
         "search.sampler.n_startup_trial": "did you mean 'n_startup_trials'",
         "search.pruner.n_startup_trials": "valid integer; written: 'few'",
-        "search.objective.probe/were/r2": "there is no 'were', did you mean 'where'",
+        "search.objective.probe/were/r2": "there is no 'were' in `probes`, did you mean 'where'",
         "search.constraints.collapse/frame/std_ratios": "did you mean 'std_ratio'",
         "search.constraints.energy/fram": "did you mean 'frame'",
         "search.constraints.los/frame": "did you mean 'loss'",
