@@ -8,7 +8,6 @@ file is followed, and whatever is wrong is one Mistake that names it. Every proc
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, Spec
 from hjepa.errors import Mistake, listed, nearest
-from hjepa.nn.splits import SPLITS, known
+from hjepa.nn.splits import SPLITS, Splits
 from hjepa.randomness import Key, permuted
 from hjepa_control.recording import ACTIONS, EPISODES, FRAMES, LENGTHS, library
 from hjepa_control.rooms import pictured
@@ -35,7 +34,7 @@ class Held:
     dtype: np.dtype[Any]
 
 
-class Recorded:
+class Recorded(Splits):
     """Episodes of one file, in windows; where one begins is another sample.
 
     Options:
@@ -59,12 +58,6 @@ class Recorded:
         self.windows = np.maximum(lengths - frames + 1, 0)
         self.streams = {name: spec for name in self.held if (spec := self._spec(name))}
         self.splits = self._splits(lengths, held_out)
-        self.name = "train"
-
-    def split(self, name: str) -> Recorded:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
 
     def __len__(self) -> int:
         return int(self.windows[self.splits[self.name]].sum())

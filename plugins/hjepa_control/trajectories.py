@@ -5,7 +5,6 @@ B samples    T frames    L numbers of a layout
 
 from __future__ import annotations
 
-import copy
 from typing import Annotated
 
 import torch
@@ -13,7 +12,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Build, Count, Environment, Fraction, NonNegative, Positive, Spec
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Drawn
 from hjepa.randomness import Key, uniform
 from hjepa_control.distractors import walked
 from hjepa_control.rooms import FASTEST, OPENING, SIZE, Rooms, World
@@ -27,7 +26,7 @@ SLIGHT = 1e-3
 """Pixels that rounding may add to a step."""
 
 
-class Trajectories:
+class Trajectories(Drawn):
     """Walks of a dot in a world of rooms, each in a layout of its own.
 
     Options:
@@ -75,17 +74,8 @@ class Trajectories:
         if pace[0] > pace[1]:
             raise ValueError(f"pace is [{pace[0]:g}, {pace[1]:g}]; write the smaller number first")
         self.crossing, self.contact, self.concentration, self.pace = crossing, contact, concentration, pace
-        self.lengths = {"train": samples, "valid": held_out, "test": held_out}
-        self.name = "train"
+        super().__init__(samples, held_out)
         self.streams = {"frames": Spec(maps=((2, SIZE, SIZE),), ticks=tuple(range(frames)), actions=2)}
-
-    def split(self, name: str) -> Trajectories:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
-
-    def __len__(self) -> int:
-        return self.lengths[self.name]
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         key = Key.of(self.seed, "trajectories", self.name, device=device).fold(ids)

@@ -5,7 +5,6 @@ The files are mapped into memory, so that they may be larger than it, and only t
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Fraction, Spec
 from hjepa.errors import Mistake, listed, nearest
-from hjepa.nn.splits import SPLITS, known
+from hjepa.nn.splits import SPLITS, Splits
 from hjepa.randomness import Key, permuted
 from hjepa_data.stored import Stored, find
 
 
-class Arrays:
+class Arrays(Splits):
     """Arrays of one file or folder, whose first axis counts the samples.
 
     Options:
@@ -47,12 +46,6 @@ class Arrays:
         self.streams = self._streams()
         self.key = Key.of(seed, "arrays")
         self.ends = self._ends(valid, test)
-        self.name = "train"
-
-    def split(self, name: str) -> Arrays:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
 
     def __len__(self) -> int:
         first, end = self.ends[self.name]

@@ -5,7 +5,6 @@ For asking what a latent variable is worth: a prediction without one is at best 
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Annotated
 
@@ -14,12 +13,12 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, NonNegative, Spec
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Drawn
 from hjepa.randomness import Key, integers, normal
 from hjepa_data.moving_digits import direction
 
 
-class Branches:
+class Branches(Drawn):
     """Two steps: a point at a random angle, and the same point turned to the left or to the right, each in half of the cases.
 
     Options:
@@ -45,17 +44,8 @@ class Branches:
         held_out: Count = 1000,
     ) -> None:
         self.seed, self.angle, self.noise = seed, angle, noise
-        self.lengths = {"train": samples, "valid": held_out, "test": held_out}
-        self.name = "train"
+        super().__init__(samples, held_out)
         self.streams = {"points": Spec(width=2, ticks=(0, 1))}
-
-    def split(self, name: str) -> Branches:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
-
-    def __len__(self) -> int:
-        return self.lengths[self.name]
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         key = Key.of(self.seed, "branches", self.name, device=device).fold(ids)

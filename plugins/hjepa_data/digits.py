@@ -9,21 +9,20 @@ two views: Chen et al. 2020, arXiv:2002.05709). Sub-pixel places are rendered, n
 
 from __future__ import annotations
 
-import copy
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, NonNegative, Spec
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Drawn
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_data.scans import resampled, scans
 
 STREAMS = ("view", "other_view")
 
 
-class Digits:
+class Digits(Drawn):
     """One scan a sample, each view of it placed, scaled and made noisy for itself.
 
     Options:
@@ -71,17 +70,8 @@ class Digits:
             )
         self.seed, self.size, self.digit_size, self.shift = seed, size, digit_size, shift
         self.scale, self.noise = scale, noise
-        self.lengths = {"train": samples, "valid": held_out, "test": held_out}
-        self.name = "train"
+        super().__init__(samples, held_out)
         self.streams = {stream: Spec(maps=((1, size, size),)) for stream in STREAMS[:views]}
-
-    def split(self, name: str) -> Digits:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
-
-    def __len__(self) -> int:
-        return self.lengths[self.name]
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         key = Key.of(self.seed, "digits", self.name, device=device).fold(ids)

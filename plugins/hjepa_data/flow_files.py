@@ -5,7 +5,6 @@ B batch    C channels    H W height and width
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, Spec
 from hjepa.errors import Mistake
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Splits
 from hjepa.nn.warping import inside
 from hjepa_data import pictures
 from hjepa_data.flow_formats import flo, flo_size, installed, kitti, kitti_size, mask
@@ -103,7 +102,7 @@ LAYOUTS = {
 }
 
 
-class FlowFiles:
+class FlowFiles(Splits):
     """Samples of two frames, the middle of each at full resolution.
 
     Options:
@@ -156,12 +155,6 @@ class FlowFiles:
         )
         self.folder = dealt(self.manifest, valid, test, self.layout.unit)
         self.streams = {"frames": Spec(maps=((channels, height, width),), ticks=(0, 1))}
-        self.name = "train"
-
-    def split(self, name: str) -> FlowFiles:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
 
     def __len__(self) -> int:
         return len(self.folder.splits[self.name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Literal
 
@@ -10,13 +9,13 @@ import torch
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, Spec
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Splits
 from hjepa_data import pictures
 from hjepa_data.folder import dealt
 from hjepa_data.manifest import manifest, quietly
 
 
-class Images:
+class Images(Splits):
     """The images of a folder and of the folders within it: PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, of any size and mode.
 
     Options:
@@ -52,12 +51,6 @@ class Images:
         self.folder = dealt(self.manifest, valid, test)
         self.classes = self.folder.classes
         self.streams = {"frames": Spec(maps=((channels, size, size),))}
-        self.name = "train"
-
-    def split(self, name: str) -> Images:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
 
     def __len__(self) -> int:
         return len(self.folder.splits[self.name])

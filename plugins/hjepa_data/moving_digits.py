@@ -8,7 +8,6 @@ with scikit-learn (Alpaydin, Kaynak 1998), so that nothing is downloaded. Sub-pi
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import cache
 from typing import Annotated
@@ -18,7 +17,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, NonNegative, Positive, Spec
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Drawn
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_data.scans import resampled, scans
 
@@ -26,7 +25,7 @@ CELLS = 8
 """The background repeats after so many cells, which is twice the canvas."""
 
 
-class MovingDigits:
+class MovingDigits(Drawn):
     """Digits on straight paths with elastic bounces, over black or over a drifting texture.
 
     Options:
@@ -104,17 +103,8 @@ class MovingDigits:
         self.seed, self.digits, self.frames, self.size, self.digit_size = seed, digits, frames, size, digit_size
         self.slowest, self.fastest, self.noise, self.drift = slowest, fastest, noise, drift
         self.turns, self.flow = turns, flow
-        self.lengths = {"train": samples, "valid": held_out, "test": held_out}
-        self.name = "train"
+        super().__init__(samples, held_out)
         self.streams = {"frames": Spec(maps=((1, size, size),), ticks=tuple(range(frames)))}
-
-    def split(self, name: str) -> MovingDigits:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
-
-    def __len__(self) -> int:
-        return self.lengths[self.name]
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         key = Key.of(self.seed, "moving_digits", self.name, device=device).fold(ids)

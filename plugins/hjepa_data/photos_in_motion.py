@@ -9,7 +9,6 @@ flow and occlusion are what they are said to be, to the rounding of float32.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, NonNegative, Positive, Spec
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Drawn
 from hjepa.randomness import Key, integers, normal, uniform
 from hjepa_data.motions import Motion, drawn
 from hjepa_data.moving_digits import direction
@@ -47,7 +46,7 @@ class Layer:
         return torch.ones_like(point[:, :, 0]) if self.outline is None else self.outline.cover(point)
 
 
-class PhotosInMotion:
+class PhotosInMotion(Drawn):
     """A background and shapes before it, each filled with a part of a photograph, each with its own motion.
 
     Options:
@@ -113,17 +112,8 @@ class PhotosInMotion:
         self.seed, self.frames, self.size, self.channels, self.layers = seed, frames, size, channels, layers
         self.displacement, self.affine, self.bend, self.zoom = displacement, affine, bend, zoom
         self.brightness, self.noise = brightness, noise
-        self.lengths = {"train": samples, "valid": held_out, "test": held_out}
-        self.name = "train"
+        super().__init__(samples, held_out)
         self.streams = {"frames": Spec(maps=((channels, size, size),), ticks=tuple(range(frames)))}
-
-    def split(self, name: str) -> PhotosInMotion:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
-
-    def __len__(self) -> int:
-        return self.lengths[self.name]
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         key = Key.of(self.seed, "photos_in_motion", self.name, device=device).fold(ids)

@@ -5,7 +5,6 @@ S side    T frames of a clip
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,14 +14,14 @@ from torch import Tensor
 
 from hjepa.contracts import Batch, Count, Fraction, Spec
 from hjepa.errors import Mistake, some
-from hjepa.nn.splits import known
+from hjepa.nn.splits import Splits
 from hjepa.randomness import Key, integers
 from hjepa_data.films import ENDINGS, installed, look, read
 from hjepa_data.folder import dealt
 from hjepa_data.manifest import Manifest, manifest, quietly, tell
 
 
-class Videos:
+class Videos(Splits):
     """The videos of a folder and of the folders within it: mp4, WebM, Matroska, AVI, of any size, with any codec of FFmpeg.
 
     Options:
@@ -68,12 +67,6 @@ class Videos:
         self.folder = dealt(self.manifest, valid, test)
         self.classes = self.folder.classes
         self.streams = {"frames": Spec(maps=((channels, size, size),), ticks=tuple(range(frames)))}
-        self.name = "train"
-
-    def split(self, name: str) -> Videos:
-        other = copy.copy(self)
-        other.name = known(name)
-        return other
 
     def __len__(self) -> int:
         return len(self.folder.splits[self.name]) * self.clips
