@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -51,11 +51,16 @@ class Plan:
     """(B, 1) each."""
     above: Plan | None = None
     """That of the level above, to the first state of which all K steps lead; none where nothing was planned there."""
+    parts: int = 1
+    """How many steps of the level below lie side by side in each of its own: it may be left between any two of them."""
 
-    def after(self, steps: int) -> Plan:
-        """What is left of it when so many steps are done, and of the plan above, of whose steps as many are done as are whole."""
-        above = None if self.above is None else self.above.after(steps // max(1, self.actions.shape[1]))
-        return Plan(self.actions[:, steps:], self.cost, above)
+    def after(self, steps: int, of: int = 1) -> Plan:
+        """What is left of it, in whole steps, when so many are done, `of` of which make one of its own; and of the plans above it."""
+        count, own, width = self.actions.shape
+        left = self.actions.reshape(count, own * self.parts, width // self.parts)[:, steps * self.parts // of :]
+        whole = left.shape[1] // self.parts
+        above = self.above and self.above.after(steps // of, max(1, own))
+        return replace(self, actions=left[:, : whole * self.parts].reshape(count, whole, width), above=above)
 
 
 # --- one protocol a kind ----------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ class Hierarchical:
 
     Where the level above sees one step only, there is nothing to plan there: the level below goes for the goal itself, and this is its
     planner alone. Plans that were made before are followed up, at every level: who begins anew each time above goes now here, now there.
-    Where it is known in which steps a level above would do what it has planned, the level below begins with these.
+    Where it is known in which steps a level above would do what it has planned, the level below begins with these; where they lie side by
+    side, a plan above is followed up from within a step, too.
     """
 
     def __init__(self, *, inner: Build[Planner], upper: Build[Planner] | None = None) -> None:
@@ -30,5 +31,7 @@ class Hierarchical:
             return planner.plan(problem, warm, key)
         far = self._down(above, warm and warm.above, key.fold("above"), self.upper)
         waypoint, way = above.rollout(far.actions[:, None]).slice(0, 1), problem.unfolded(far.actions[:, 0])
-        begun = warm if way is None else Plan(way, far.cost)
-        return replace(planner.plan(problem.towards(waypoint), begun, key), above=far)
+        if way is None:
+            return replace(planner.plan(problem.towards(waypoint), warm, key), above=far)
+        plan = planner.plan(problem.towards(waypoint), Plan(way, far.cost), key)
+        return replace(plan, above=replace(far, parts=far.actions.shape[2] // way.shape[2]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from toys import KEY, posed
 
-from hjepa.contracts import Plan, PlanningProblem
+from hjepa.contracts import ActionSpace, Plan, PlanningProblem, States
 from hjepa.randomness import Key
 from hjepa_control.cem import Cem
 from hjepa_control.hierarchical import Hierarchical
@@ -106,3 +106,34 @@ def test_a_level_begins_with_the_steps_in_which_what_is_planned_above_would_be_d
     assert highest is None and middle and lowest and plan.above and plan.above.above and problem.above
     assert torch.equal(middle.actions, problem.above.unfolded(plan.above.above.actions[:, 0]))
     assert torch.equal(lowest.actions, problem.unfolded(plan.above.actions[:, 0]))
+
+
+class Abreast(Truth):
+    """A leap is told its steps side by side: where a plan of leaps is left within one, the rest of it is known."""
+
+    @property
+    def space(self) -> ActionSpace:
+        below = super().space
+        return replace(below, low=below.low.repeat(self.stride), high=below.high.repeat(self.stride), joined=self.stride)
+
+    def rollout(self, actions: Tensor) -> States:
+        return super().rollout(actions.unflatten(-1, (self.stride, 2)).sum(-2))
+
+    def unfolded(self, action: Tensor) -> Tensor:
+        assert self.above is not None
+        return action.unflatten(-1, (self.above.stride // self.stride, 2 * self.stride))
+
+
+def test_plans_whose_steps_lie_side_by_side_are_followed_up_from_within_a_step() -> None:
+    asked = Asked()
+    planner, problem = Hierarchical(inner=build(asked)), three_levels(Abreast)
+    first = planner.plan(problem, None, KEY)
+    assert first.above and first.above.above
+    steps = [plan.actions.flatten(1) for plan in (first, first.above, first.above.above)]
+    for done in (0, 1, 3, 4, 6, 16, 20, 60):
+        left = first.after(done)
+        assert left.above and left.above.above
+        between, highest = left.above.actions, left.above.above.actions
+        assert torch.equal(between.flatten(1), steps[1][:, 2 * done :][:, : 8 * between.shape[1]])
+        assert torch.equal(highest.flatten(1), steps[2][:, 8 * (done // 4) :][:, : 32 * highest.shape[1]])
+        assert (between.shape[1], highest.shape[1]) == (max(0, 16 - done) // 4, max(0, 12 - done // 4) // 4)
