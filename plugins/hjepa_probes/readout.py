@@ -97,20 +97,28 @@ def to_pixels(frames: Tensor, time: Tensor, truth: Tensor) -> Tensor | None:
     frames (n, ticks, C, H, W); time (n, T): the ticks at which the positions `truth` (n, T, P) are true.
 
     A position's unit is the source's own affair. It is found from the frames: what stands out of the background has its centre
-    at the mean position, up to a factor and an offset.
+    at the mean position, up to a factor and an offset. The background is that of all samples, or each has its own.
     """
     if truth.shape[-1] % 2:
         return None
     time, position = time[:SAMPLES], truth[:SAMPLES].reshape(-1, truth.shape[-1] // 2, 2).mean(1)
-    shown = frames[: len(time)].gather(1, time[..., None, None, None].expand(*time.shape, *frames.shape[2:])).double().mean(2)
-    ink = (shown - shown.flatten(0, 1).median(0).values).square()
+    every = frames[: len(time)].double().mean(2)
+    shown = every.gather(1, time[..., None, None].expand(*time.shape, *every.shape[2:]))
+    for ground in (shown.flatten(0, 1).median(0).values, every.median(1, keepdim=True).values):
+        centre = _centre((shown - ground).square()).flatten(0, 1)
+        deviation = position - position.mean(0)
+        factor = (deviation * centre).sum(0) / deviation.square().sum(0).clamp(min=1e-9)
+        place = torch.stack([factor, centre.mean(0) - factor * position.mean(0)])
+        if r2(place[0] * position + place[1], centre) > 0.9:
+            return place
+    return None
+
+
+def _centre(ink: Tensor) -> Tensor:
+    """(n, T, H, W) -> (n, T, 2): x and y."""
     ink = ink / ink.sum((-2, -1), keepdim=True).clamp(min=1e-9)
-    rows, columns = (torch.arange(side, dtype=torch.float64) for side in ink.shape[-2:])
-    centre = torch.stack([(ink.sum(-2) * columns).sum(-1), (ink.sum(-1) * rows).sum(-1)], dim=-1).flatten(0, 1)
-    deviation = position - position.mean(0)
-    factor = (deviation * centre).sum(0) / deviation.square().sum(0).clamp(min=1e-9)
-    place = torch.stack([factor, centre.mean(0) - factor * position.mean(0)])
-    return place if r2(place[0] * position + place[1], centre) > 0.9 else None
+    rows, columns = (torch.arange(side, dtype=ink.dtype) for side in ink.shape[-2:])
+    return torch.stack([(ink.sum(-2) * columns).sum(-1), (ink.sum(-1) * rows).sum(-1)], dim=-1)
 
 
 def picture(axis: Any, frame: Tensor, like: Tensor) -> None:

@@ -302,6 +302,19 @@ def test_positions_find_their_pixels() -> None:
     assert torch.allclose(place, torch.tensor([[2, 1], [16, 14]]).double(), atol=0.05)
 
 
+def test_pixels_are_found_where_each_sample_has_a_background_of_its_own() -> None:
+    """Stripes that stand elsewhere in each film, and are brighter than the dot."""
+    place = (24 * torch.rand(40, TICKS, 2, generator=torch.Generator().manual_seed(5)) + 4).round()
+    side = torch.arange(32.0)
+    dot = torch.exp(-((side - place[..., :1]) ** 2)[..., None, :] - ((side - place[..., 1:]) ** 2)[..., :, None])
+    stripes = 3.0 * (gaussian(6, 40, 1, 1, 32) > 0.5)
+    time = torch.arange(TICKS).expand(40, -1)
+    for seen in (slice(None), slice(TICKS - 1, None)):
+        found = to_pixels((dot + stripes)[:, :, None], time[:, seen], (place / 10 - 1)[:, seen])
+        assert found is not None
+        torch.testing.assert_close(found, torch.tensor([[10.0, 10], [10, 10]]).double(), atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("target", ["position", "velocity", "ids"])
 def test_every_target_has_a_picture(target: str, tmp_path: Path) -> None:
     figure = Figure(figsize=(10, 2))
