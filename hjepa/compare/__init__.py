@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,10 @@ from hjepa.compare import served
 from hjepa.compare.digest import Digest, differences, digest, short_names
 from hjepa.compare.found import Objectives
 from hjepa.compare.overlay import levels_of, sampled
+from hjepa.compare.plans import Acted, acted
 from hjepa.compare.seeds import Repeated, repeated
 from hjepa.errors import Mistake, listed
+from hjepa.keys import THIRDS
 from hjepa.tracking.replicas import is_sweep, trials
 from hjepa.verdicts import FINE, KINDS, VERDICT_COLOURS, kind_of
 
@@ -35,9 +37,15 @@ LISTED = 40
 """Rows that the terminal shows; the page and `--json` have all."""
 WIDEST = 32
 """Characters in a cell of the terminal."""
+MORE = {"more": "against", "more of the far": "far_against"}
+"""Titles of the columns that hold policies against the main one."""
 NUMBERS = {"std_ratio": "std left", "rank": "rank", "gain": "gain"}
 """Diagnostics that the table shows of every level."""
 SEEDS = "what differs in nothing but the seed: mean ± half of the 95 % interval"
+ACTED = (
+    "goals reached in %, in the tasks of all seeds, with their 95 % interval (Wilson); how many more than `planned`, or else `oracle`, "
+    "task by task (Bonett and Price)"
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,29 @@ class Comparison:
             columns[metric.removeprefix("probe/")] = [Cell(str(one), one.mean) if one else Cell() for one in scores]
         return columns
 
+    @cached_property
+    def acted(self) -> list[Acted]:
+        """What came of acting with several seeds."""
+        return list(acted(self.runs, self.repeated))
+
+    def plans(self) -> dict[str, list[Cell]]:
+        """Title -> a cell for each policy of each recipe that acted with several seeds; empty where none did."""
+        found = [(one, name) for one in self.acted for name in one.policies]
+        if not found:
+            return {}
+        settings = [key for key in self.varying if key != "seed" and len(self.acted) > 1]
+        columns = {key: [_cell(one.recipe.settings[key]) for one, _ in found] for key in settings}
+        columns |= {"by": [Cell(name) for _, name in found], "tasks": [Cell(_tasks(one)) for one, _ in found]}
+        policies = [one.policies[name] for one, name in found]
+        scores = [policy.scores for policy in policies]
+        columns["reached"] = [_share(of, "success") for of in scores]
+        columns["95 %"] = [Cell(f"{100 * of['low']:.0f} to {100 * of['high']:.0f}") for of in scores]
+        columns["each seed"] = [Cell(", ".join(f"{100 * share:.0f}" for share in policy.each)) for policy in policies]
+        columns |= {third: [_share(of, third) for of in scores] for third in THIRDS}
+        columns |= {title: [_more(of, score) for of in scores] for title, score in MORE.items()}
+        columns["GFLOP"] = [_number(of.get("gigaflop")) for of in scores]
+        return columns
+
     def _scores(self) -> list[str]:
         """What the sweep wants; else the first score of every probe."""
         first: dict[str, str] = {}
@@ -151,6 +182,23 @@ def _kinds(runs: Iterable[Digest]) -> dict[str, int]:
 def _counted(runs: Iterable[Digest]) -> str:
     """`3 healthy`."""
     return ", ".join(f"{count} {kind}" for kind, count in _kinds(runs).items())
+
+
+def _share(scores: Mapping[str, float], name: str) -> Cell:
+    """In percent."""
+    return Cell(f"{100 * scores[name]:.0f}", scores[name]) if name in scores else Cell()
+
+
+def _more(scores: Mapping[str, float], name: str) -> Cell:
+    """In percentage points, and the ends of the interval."""
+    if name not in scores:
+        return Cell()
+    points = (f"{round(100 * scores[end]):+d}" for end in (name, f"{name}_low", f"{name}_high"))
+    return Cell("{} ({} to {})".format(*points), scores[name])
+
+
+def _tasks(one: Acted) -> str:
+    return f"{len(one.places)} x {one.tasks}"
 
 
 def _cell(words: str) -> Cell:
@@ -274,6 +322,9 @@ def table(told: Comparison, console: Console) -> None:
     if told.repeated:
         console.print(f"\n{SEEDS}", style="dim", highlight=False)
         console.print(_laid(told.seeds(), console.width))
+    if told.acted:
+        console.print(f"\n{ACTED}", style="dim", highlight=False)
+        console.print(_laid(told.plans(), console.width))
     console.print(told.sentence, style="bold", highlight=False)
 
 
@@ -360,7 +411,22 @@ def as_json(told: Comparison, files: Iterable[Path]) -> dict[str, Any]:
         }
         for one in told.repeated
     ]
-    return {"runs": rows, "seeds": seeds, "kinds": told.kinds, "mlflow": told.link, "files": [str(file) for file in files]}
+    plans = [
+        {
+            "runs": [told.runs[place].name for place in one.places],
+            "settings": one.recipe.settings,
+            "policies": {name: {"each": policy.each, **policy.scores} for name, policy in one.policies.items()},
+        }
+        for one in told.acted
+    ]
+    return {
+        "runs": rows,
+        "seeds": seeds,
+        "plans": plans,
+        "kinds": told.kinds,
+        "mlflow": told.link,
+        "files": [str(file) for file in files],
+    }
 
 
 def _is_told(metric: str, objectives: Objectives) -> bool:

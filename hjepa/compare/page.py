@@ -110,6 +110,8 @@ document.querySelectorAll('.chip').forEach(chip => chip.addEventListener('click'
 
 def page(told: Comparison, figures: Mapping[str, Figure]) -> str:
     """The whole page. The first figure is of the runs' curves; the others say what a sweep found."""
+    from hjepa.compare import ACTED, SEEDS
+
     title = f"{told.name}: {len(told.runs)} trials" if told.sweep else f"{told.name} compared"
     (curves, *others) = ((name, _drawn(name, figure)) for name, figure in figures.items())
     levels = "A row a level, a curve a run. Colour is what became of that level; point at a curve or a row to single it out."
@@ -117,7 +119,7 @@ def page(told: Comparison, figures: Mapping[str, Figure]) -> str:
     drawn = "".join(f"<div><h2>{escape(name.capitalize())}</h2>{svg}</div>" for name, svg in others)
     found = f'<div class="found">{drawn}</div>'
     table = f'<h2>Runs</h2><p class="faint">A click on a heading sorts.</p><div class="wide">{_table(told)}</div>'
-    seeds = _seeds(told)
+    seeds = _together("Seeds", SEEDS, told.seeds()) + _together("Acting", ACTED, told.plans())
     parts = [seeds, table, first, found] if len(told.runs) <= FEW else [seeds, first, found, table]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>'
@@ -161,11 +163,8 @@ def _table(told: Comparison) -> str:
     return f'<table id="runs"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
-def _seeds(told: Comparison) -> str:
-    """What is sure beyond the seed, where recipes were repeated."""
-    from hjepa.compare import SEEDS
-
-    columns = told.seeds()
+def _together(title: str, note: str, columns: Mapping[str, list[Cell]]) -> str:
+    """What is told of several runs at once, where anything is."""
     if not columns:
         return ""
     right = {title for title, cells in columns.items() if any(cell.value is not None for cell in cells)}
@@ -175,7 +174,7 @@ def _seeds(told: Comparison) -> str:
         for cells in zip(*columns.values(), strict=True)
     ]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    head = f'<h2>Seeds</h2><p class="faint">{escape(SEEDS[:1].upper() + SEEDS[1:])}.</p>'
+    head = f'<h2>{title}</h2><p class="faint">{escape(note[:1].upper() + note[1:])}.</p>'
     return f'{head}<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

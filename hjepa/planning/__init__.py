@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ class Setting:
         key = Key.of(tasks.seed, "tasks").fold(torch.arange(tasks.count))
         return self.world.tasks(key, tasks.nearest, math.inf if tasks.furthest is None else tasks.furthest)
 
+    @cached_property
+    def distance(self) -> Tensor | None:
+        """(B,): how far goals are from where their tasks begin, where the world shows positions."""
+        seen = self.world.reset(self.tasks)
+        if "position" not in seen:
+            return None
+        return (seen["position"] - self.world.goal()["position"])[:, 0].norm(dim=-1)
+
     # --- the policies ---
 
     def policies(self) -> dict[str, Callable[[], Policy]]:
@@ -87,8 +95,8 @@ class Setting:
         with torch.no_grad():
             record = episodes.acted(self.world, self.tasks, policy, self.keys.steps, replan, memory)
         scores = episodes.scores(record)
-        if record.position is not None:
-            scores |= episodes.by_distance(record, self.world.goal()["position"][:, 0])
+        if self.distance is not None:
+            scores |= episodes.by_distance(record.reached.any(1), self.distance)
         if isinstance(policy, Planned):
             scores |= episodes.cost_of(policy, len(self.tasks))
         return Acted(record, scores, policy)

@@ -283,10 +283,8 @@ def interval(hits: int, count: int) -> tuple[float, float]:
 
 def scores(record: Record) -> dict[str, float]:
     """Of one policy: which share of the goals was reached, and stayed at, and how long it took."""
-    hit, count = record.reached.any(1), len(record.reached)
-    low, high = interval(int(hit.sum()), count)
-    travelled = record.travelled()
-    found = {"success": float(hit.float().mean()), "low": low, "high": high}
+    hit, travelled = record.reached.any(1), record.travelled()
+    found = share(hit)
     found["at_the_end"] = float(record.reached[:, -1].float().mean())
     found["steps"] = float(record.first[hit].float().mean()) if hit.any() else math.nan
     if travelled is not None:
@@ -294,15 +292,24 @@ def scores(record: Record) -> dict[str, float]:
     return found
 
 
-def by_distance(record: Record, goal: Tensor) -> dict[str, float]:
-    """Which share of the goals (B, P) was reached of the third that begins nearest to them, of the middle one, of the furthest."""
-    assert record.position is not None
-    order = (record.position[:, 0] - goal).norm(dim=-1).argsort(stable=True)
+def share(hit: Tensor) -> dict[str, float]:
+    """Which share of goals (...) bool was reached, and where it lies with 95 % confidence."""
+    low, high = interval(int(hit.sum()), hit.numel())
+    return {"success": float(hit.float().mean()), "low": low, "high": high}
+
+
+def thirds(distance: Tensor) -> dict[str, Tensor]:
+    """Which of tasks (B,) begin nearest to their goals, which in the middle, which furthest."""
+    order = distance.argsort(stable=True)
+    return {name: third for name, third in zip(THIRDS, order.tensor_split(3), strict=True) if len(third)}
+
+
+def by_distance(hit: Tensor, distance: Tensor) -> dict[str, float]:
+    """Which share of goals (..., B) bool was reached of those that begin nearest, of those in the middle, of the furthest."""
     found: dict[str, float] = {}
-    for name, third in zip(THIRDS, record.reached.any(1)[order].tensor_split(3), strict=True):
-        if len(third):
-            low, high = interval(int(third.sum()), len(third))
-            found |= {name: float(third.float().mean()), f"{name}_low": low, f"{name}_high": high}
+    for name, third in thirds(distance).items():
+        of = share(hit[..., third])
+        found |= {name: of["success"], f"{name}_low": of["low"], f"{name}_high": of["high"]}
     return found
 
 

@@ -7,7 +7,7 @@ of a difference over the same tasks is narrower than the intervals of two shares
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from hjepa.planning import Acted
 
 
-def main_of(acted: Mapping[str, Acted]) -> str | None:
+def main_of(policies: Collection[str]) -> str | None:
     """Whom the others are held against: what was learned, or else the world itself as the model."""
-    return next((name for name in (PLANNED, ORACLE) if name in acted), None)
+    return next((name for name in (PLANNED, ORACLE) if name in policies), None)
 
 
 def against(acted: Mapping[str, Acted]) -> dict[str, dict[str, float]]:
@@ -30,12 +30,12 @@ def against(acted: Mapping[str, Acted]) -> dict[str, dict[str, float]]:
     if main is None:
         return {}
     reached = {name: one.record.reached.any(1) for name, one in acted.items()}
-    return {name: _scores(hit, reached[main]) for name, hit in reached.items() if name != main}
+    return {name: difference(hit, reached[main]) for name, hit in reached.items() if name != main}
 
 
-def _scores(reached: Tensor, main: Tensor) -> dict[str, float]:
-    """Of goals (B,) bool that two policies reached."""
-    gained, lost, count = int((reached & ~main).sum()), int((main & ~reached).sum()), len(main)
+def difference(reached: Tensor, main: Tensor) -> dict[str, float]:
+    """`against` of the goals (...) bool that a policy reached and those of the main one, and the ends of its 95 % interval."""
+    gained, lost, count = int((reached & ~main).sum()), int((main & ~reached).sum()), main.numel()
     low, high = interval(gained, lost, count)
     return {"against": (gained - lost) / count, "against_low": low, "against_high": high}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from hjepa.contracts import States
 from hjepa.errors import Mistake
-from hjepa.keys import PLANNED, THIRDS
-from hjepa.planning import compute, maps, paired
+from hjepa.keys import THIRDS
+from hjepa.planning import compute, kept, maps, paired
 from hjepa.planning.episodes import SHOWN, Planned
 from hjepa.planning.maps import Map
 from hjepa.report import bare
@@ -89,9 +88,8 @@ def told(setting: Setting, acted: Mapping[str, Acted]) -> dict[str, Any]:
     metrics: dict[str, float] = {}
     differences = paired.against(acted)
     for name, one in acted.items():
-        prefix = "plan/" if name == PLANNED else f"plan/{name}_"
         scores = one.scores | differences.get(name, {})
-        metrics |= {prefix + score: value for score, value in scores.items() if math.isfinite(value)}
+        metrics |= {kept.prefix(name) + score: value for score, value in scores.items() if math.isfinite(value)}
     return {"run": str(setting.run.path) if setting.run else setting.study.name, "metrics": metrics}
 
 
@@ -119,10 +117,7 @@ def write(setting: Setting, acted: Mapping[str, Acted], out: Path | None = None)
     if folders is None:
         return []
     found, pictures = folders
-    each = {name: one.record.first.tolist() for name, one in acted.items()}
-    columns = list(setting.world.columns)
-    kept = told(setting, acted) | {"columns": columns, "tasks": setting.tasks.tolist(), "steps_to_goal": each}
-    (found / "plan.json").write_text(json.dumps(kept, indent=1))
+    kept.write(found, setting, acted, told(setting, acted))
     main = acted[paired.main_of(acted) or next(iter(acted))]
     made = [_paths(setting, main, pictures / "plan.png"), _film(main, pictures / "plan.gif")]
     planning = [name for name, one in acted.items() if isinstance(one.policy, Planned)]

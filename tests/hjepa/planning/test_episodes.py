@@ -113,7 +113,7 @@ def test_goals_are_told_apart_by_how_far_they_are() -> None:
     assert thirds(record, tasks) == {"near": 1.0, "middle": 1.0, "far": 0.0}
     record = episodes.acted(Line(), tasks, Told(1), 5, 1)
     assert thirds(record, tasks) == {"near": 1.0, "middle": 0.5, "far": 0.0}
-    found = episodes.by_distance(record, tasks[:, 1:])
+    found = episodes.by_distance(record.reached.any(1), (tasks[:, 1:] - tasks[:, :1]).norm(dim=-1))
     assert (found["middle_low"], found["middle_high"]) == episodes.interval(1, 2)
     assert (found["far_low"], found["far_high"]) == episodes.interval(0, 2)
     assert set(thirds(episodes.acted(Line(), tasks[:1], Told(1), 5, 1), tasks[:1])) == {"near"}
@@ -121,7 +121,7 @@ def test_goals_are_told_apart_by_how_far_they_are() -> None:
 
 def thirds(record: Record, tasks: Tensor) -> dict[str, float]:
     """The shares alone."""
-    found = episodes.by_distance(record, tasks[:, 1:])
+    found = episodes.by_distance(record.reached.any(1), (tasks[:, 1:] - tasks[:, :1]).norm(dim=-1))
     return {name: share for name, share in found.items() if name in THIRDS}
 
 
