@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,56 +23,82 @@ from hjepa.study import Study
 CPU = torch.device("cpu")
 
 
+class Samples:
+    """The first samples of each split of each source, on the CPU: once, whatever looks at them, for films are large."""
+
+    def __init__(self, sources: Mapping[str, Source], study: Study, device: torch.device, held: str = "test") -> None:
+        self.sources, self.device = sources, device
+        # What is tuned on must not be reported on: whoever tunes has `valid` stand where probes ask for `test`.
+        self.splits = {"train": "train", "valid": "valid", "test": held}
+        self.count, self.batch = study.evaluate.samples, study.evaluate.batch
+        self._made: dict[tuple[str, str], Batch] = {}
+
+    def all(self, source: str, split: str) -> Batch:
+        """Those of a split."""
+        if (source, split) not in self._made:
+            count = self.sources[source].count(self.splits[split], self.count)
+            chunks = [self.few(source, split, start, self.batch) for start in range(0, count, self.batch)]
+            self._made[source, split] = {key: torch.cat([chunk[key].cpu() for chunk in chunks]) for key in chunks[0]}
+        return self._made[source, split]
+
+    def few(self, source: str, split: str, start: int, most: int) -> Batch:
+        """So many of them, on the device, or as many as there are from there on."""
+        count = self.sources[source].count(self.splits[split], self.count)
+        return self.sources[source].look(self.splits[split], start, min(start + most, count), self.device)
+
+    def chunks(self, source: str, split: str) -> Iterator[Batch]:
+        """All of them, as many at once as are encoded at once, on the device."""
+        batch = self.all(source, split)
+        for start in range(0, len(batch["ids"]), self.batch):
+            yield {key: value[start : start + self.batch].to(self.device) for key, value in batch.items()}
+
+
 class Bench:
     """What probes may look at (the protocol `Observer`): evaluation mode, no gradient, always the same samples of a split."""
 
-    def __init__(
-        self, stack: Stack, sources: Mapping[str, Source], study: Study, device: torch.device, held: str = "test"
-    ) -> None:
-        self.stack, self.sources, self.device = stack, sources, device
-        # What is tuned on must not be reported on: whoever tunes has `valid` stand where probes ask for `test`.
-        self.splits = {"train": "train", "valid": "valid", "test": held}
-        self.samples, self.batch = study.evaluate.samples, study.evaluate.batch
+    def __init__(self, stack: Stack, samples: Samples) -> None:
+        self.stack, self.samples, self.device = stack, samples, samples.device
         self._seen: dict[tuple[str, str, str], Observation] = {}
         self._conditions: dict[tuple[str, str], Tensor | None] = {}
         self._said: dict[tuple[str, str], dict[str, Tensor]] = {}
 
     def spec(self, level: str) -> Spec:
         """Of the states that the level gives on its own source."""
-        return self.stack.composer.spec(level, self.stack.nodes[level].source)
+        return self.stack.composer.spec(level, self._source(level))
 
     def observe(self, level: str, split: str, features: str = "online") -> Observation:
         """The level's states of the first samples of a split, on the CPU, as it or its teacher has them."""
         if (level, split, features) not in self._seen:
             chunks = [self._chunk(level, batch, features) for batch in self._batches(level, split)]
-            states = _cat_states([states for states, _, _ in chunks])
-            batch = {key: torch.cat([batch[key].cpu() for _, _, batch in chunks]) for key in chunks[0][2]}
-            conditions = [condition for _, condition, _ in chunks if condition is not None]
+            conditions = [condition for _, condition in chunks if condition is not None]
             self._conditions[level, split] = torch.cat(conditions) if conditions else None
-            self._seen[level, split, features] = Observation(states, batch)
+            states = _cat_states([states for states, _ in chunks])
+            self._seen[level, split, features] = Observation(states, self.samples.all(self._source(level), split))
         return self._seen[level, split, features]
 
     def draw(self, level: str, figure: Any) -> None:
         """The level's own picture of the first few samples that are tested on, with its label."""
-        batch = self._batches(level, "test", min(FEW, self.batch))[0]
-        one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
+        batch = self.samples.few(self._source(level), "test", 0, min(FEW, self.samples.batch))
+        one = self._pass(level, batch)
         with at_rest(self.stack):
             self.stack.level(level).draw(one.here(level), figure)
         if figure.axes:
             figure.suptitle(f"{level}, on held-out samples", x=0.04, ha="left", fontsize=11)
 
-    def _batches(self, level: str, split: str, most: int | None = None) -> list[Batch]:
-        source = self.sources[self.stack.nodes[level].source]
-        count = source.count(self.splits[split], most or self.samples)
-        starts = range(0, count, self.batch)
-        return [source.look(self.splits[split], start, min(start + self.batch, count), self.device) for start in starts]
+    def _source(self, level: str) -> str:
+        return self.stack.nodes[level].source
 
-    def _chunk(self, level: str, batch: Batch, features: str) -> tuple[States, Tensor | None, Batch]:
-        one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
+    def _batches(self, level: str, split: str) -> Iterator[Batch]:
+        return self.samples.chunks(self._source(level), split)
+
+    def _pass(self, level: str, batch: Batch) -> Pass:
+        return Pass(self.stack, {self._source(level): batch}, step=0, whole=True)
+
+    def _chunk(self, level: str, batch: Batch, features: str) -> tuple[States, Tensor | None]:
         with at_rest(self.stack):
-            here = one.here(level)
+            here = self._pass(level, batch).here(level)
             states, condition = here.states if features == "online" else self._targets(level, here), here.condition
-        return _on(CPU, states), None if condition is None else condition.cpu(), batch
+        return _on(CPU, states), None if condition is None else condition.cpu()
 
     def _targets(self, level: str, here: Here) -> States:
         """The level's states as the prevention that gives its targets has them."""
@@ -94,7 +120,7 @@ class Bench:
         z = self._drawn(level, seen.batch["ids"], steps, futures) if futures else None
         rows = torch.arange(len(seen.states.time)).repeat_interleave(max(1, futures))
         rolled = []
-        for at in torch.split(torch.arange(len(rows)), self.batch):
+        for at in torch.split(torch.arange(len(rows)), self.samples.batch):
             known, given = seen.states.rows(rows[at]), None if condition is None else condition[rows[at]]
             rolled.append(self._rolled(level, known, given, None if z is None else z[at.to(z.device)], start, steps))
         return _cat_states(rolled)
@@ -125,18 +151,17 @@ class Bench:
         if (level, split) not in self._said:
             found = []
             for batch in self._batches(level, split):
-                one = Pass(self.stack, {self.stack.nodes[level].source: batch}, step=0, whole=True)
                 with at_rest(self.stack):
-                    found.append(self.stack.level(level).predictions(one.here(level).below))
+                    found.append(self.stack.level(level).predictions(self._pass(level, batch).here(level).below))
             self._said[level, split] = {name: torch.cat([one[name].cpu() for one in found]) for name in found[0]}
         return self._said[level, split]
 
     def energies(self, level: str, split: str) -> dict[str, Tensor]:
         """What the level says of the same samples: `energy`, `trivial` and, where it is known, `shuffled` (n, T)."""
-        source, found = self.stack.nodes[level].source, []
+        found = []
         for batch in self._batches(level, split):
             with at_rest(self.stack):
-                outcome = self.stack.levels[level](Pass(self.stack, {source: batch}, step=0, whole=True).here(level))
+                outcome = self.stack.levels[level](self._pass(level, batch).here(level))
             found.append({name: kept.cpu() for name in ENERGIES if (kept := getattr(outcome, name)) is not None})
         return {name: torch.cat([one[name] for one in found]) for name in ENERGIES if all(name in one for one in found)}
 
@@ -186,10 +211,9 @@ def evaluate(
     Probes are fitted on `train`, and scored on the split `held`.
     """
     made = probes(study, only)
-    trained = Bench(stack, sources, study, device, held)
-    benches = (
-        {"": trained} if untrained is None else {"": trained, "untrained_": Bench(untrained, sources, study, device, held)}
-    )
+    samples = Samples(sources, study, device, held)
+    trained = Bench(stack, samples)
+    benches = {"": trained} if untrained is None else {"": trained, "untrained_": Bench(untrained, samples)}
     scores: dict[str, float] = {}
     for label, probe in made.items():
         for when, bench in benches.items():

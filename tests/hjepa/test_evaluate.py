@@ -14,7 +14,7 @@ from trainings import FULL, SMALL, changed, digests, left
 from hjepa import evaluate, runs, train
 from hjepa.contracts import Features, Here, States
 from hjepa.errors import Mistake
-from hjepa.evaluate import Bench
+from hjepa.evaluate import Bench, Samples
 from hjepa.report import summary
 from hjepa.stack import Pass
 from hjepa_forecast.forecast import Forecast
@@ -26,7 +26,7 @@ def state(trainer: train.Trainer) -> dict[str, str]:
 
 
 def bench(trainer: train.Trainer) -> Bench:
-    return Bench(trainer.stack, trainer.sources, trainer.study, trainer.device)
+    return Bench(trainer.stack, Samples(trainer.sources, trainer.study, trainer.device))
 
 
 @pytest.fixture
@@ -54,6 +54,17 @@ def test_looking_changes_nothing(trainer: train.Trainer, mode: bool) -> None:
     assert {name: part.training for name, part in trainer.stack.named_modules()} == modes
     now = [parameter.grad for parameter in trainer.parameters if parameter.grad is not None]
     assert all(torch.equal(one, other) for one, other in zip(gradients, now, strict=True))
+
+
+def test_samples_are_kept_once_whoever_looks_at_them(trainer: train.Trainer, tmp_path: Path) -> None:
+    """Films are large: a copy for each level, before and after training, was most of what a run took."""
+    samples = Samples(trainer.sources, trainer.study, trainer.device)
+    first, other = Bench(trainer.stack, samples), Bench(trainings.opened(tmp_path / "other", FULL).stack, samples)
+    seen = [one.observe(level, "test").batch for one in (first, other) for level in ("frame", "moment")]
+    assert all(batch["frames"] is seen[0]["frames"] for batch in seen)
+    assert len(seen[0]["ids"]) > samples.batch  # it is put together of several
+    alone = [samples.few("video", "test", start, samples.batch) for start in (0, samples.batch)]
+    assert torch.equal(torch.cat([one["frames"] for one in alone]), seen[0]["frames"][: 2 * samples.batch])
 
 
 def test_it_is_a_pure_function_of_the_samples(trainer: train.Trainer) -> None:
@@ -148,7 +159,7 @@ def test_target_features_are_those_of_the_teacher(trainer: train.Trainer) -> Non
     """P19: in evaluation mode, without gradient, and nothing of it is changed."""
     found, level, before = bench(trainer), trainer.stack.level("frame"), state(trainer)
     online, target = (found.observe("frame", "test", features) for features in ("online", "target"))
-    batch, teacher = found._batches("frame", "test")[0], level.preventions.parts["ema"].teacher
+    batch, teacher = next(found._batches("frame", "test")), level.preventions.parts["ema"].teacher
     trainer.stack.eval()
     with torch.no_grad():
         expected = teacher(Pass(trainer.stack, {"video": batch}, 0, whole=True).here("frame").below).tokens

@@ -11,13 +11,13 @@ from trainings import SMALL, changed
 
 from hjepa import train
 from hjepa.errors import Mistake
-from hjepa.evaluate import Bench
+from hjepa.evaluate import Bench, Samples
 
 LATENT = changed(SMALL, ("levels.frame.latent", {"name": "gaussian", "width": 2}), ("levels.frame.predictor", {"name": "mlp"}))
 
 
 def bench(trainer: train.Trainer) -> Bench:
-    return Bench(trainer.stack, trainer.sources, trainer.study, trainer.device)
+    return Bench(trainer.stack, Samples(trainer.sources, trainer.study, trainer.device))
 
 
 @pytest.fixture
