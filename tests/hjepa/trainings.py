@@ -482,15 +482,18 @@ def troubled(trouble: dict[str, Any]) -> None:
 
 
 def sent(number: int, to_all: bool) -> None:
-    """By another process: workers obey their parent in any case."""
-    target = -os.getpid() if to_all else os.getpid()
+    """By another process: workers obey their parent in any case. Until it has acted: of two that wait there would be one."""
+    target, before = -os.getpid() if to_all else os.getpid(), signal.getsignal(number)
     sender = os.fork()
     if not sender:
         os.setsid()
         os.kill(target, number)
         os._exit(0)
     os.waitpid(sender, 0)
-    time.sleep(0.05)
+    for _ in range(200):
+        time.sleep(0.05)
+        if signal.getsignal(number) is not before:
+            return
 
 
 if __name__ == "__main__":
