@@ -57,7 +57,8 @@ class Plan:
     def after(self, steps: int, of: int = 1) -> Plan:
         """What is left of it, in whole steps, when so many are done, `of` of which make one of its own; and of the plans above it."""
         count, own, width = self.actions.shape
-        left = self.actions.reshape(count, own * self.parts, width // self.parts)[:, steps * self.parts // of :]
+        pieces = self.actions.reshape(count, own * self.parts, width // self.parts)
+        left = pieces[:, steps * self.parts // of :]
         whole = left.shape[1] // self.parts
         above = self.above and self.above.after(steps // of, max(1, own))
         return replace(self, actions=left[:, : whole * self.parts].reshape(count, whole, width), above=above)

@@ -17,8 +17,10 @@ class Splits:
 
     def split(self, name: str) -> Self:
         """Mistake where there is none of that name."""
+        if name not in SPLITS:
+            raise Mistake(f"there is no split {name!r} among {listed(SPLITS)}{nearest(name, SPLITS)}")
         other = copy.copy(self)
-        other.name = known(name)
+        other.name = name
         return other
 
 
@@ -30,10 +32,3 @@ class Drawn(Splits):
 
     def __len__(self) -> int:
         return self.lengths[self.name]
-
-
-def known(name: str) -> str:
-    """`name`, where it is a split; a Mistake where it is not."""
-    if name not in SPLITS:
-        raise Mistake(f"there is no split {name!r} among {listed(SPLITS)}{nearest(name, SPLITS)}")
-    return name

@@ -31,7 +31,6 @@ class Hierarchical:
             return planner.plan(problem, warm, key)
         far = self._down(above, warm and warm.above, key.fold("above"), self.upper)
         waypoint, way = above.rollout(far.actions[:, None]).slice(0, 1), problem.unfolded(far.actions[:, 0])
-        if way is None:
-            return replace(planner.plan(problem.towards(waypoint), warm, key), above=far)
-        plan = planner.plan(problem.towards(waypoint), Plan(way, far.cost), key)
-        return replace(plan, above=replace(far, parts=far.actions.shape[2] // way.shape[2]))
+        if way is not None:
+            far, warm = replace(far, parts=far.actions.shape[2] // way.shape[2]), Plan(way, far.cost)
+        return replace(planner.plan(problem.towards(waypoint), warm, key), above=far)
