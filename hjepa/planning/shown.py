@@ -22,11 +22,18 @@ from hjepa.report import bare
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
+    from rich.table import Table
 
     from hjepa.planning import Acted, Setting
 
 MOMENTS = 5
 """Of each of them."""
+
+REACHED, TAKEN = "goals reached, %", "what that took"
+SPENT = ("steps", "path", "evaluations", "gigaflop")
+FAILING = """ found: of so many tasks a candidate of the first decision leads to the goal
+ surprise: how far what came is from what was foreseen, over how far it moved
+ promised, paid: what it should cost to stand where plans lead by the next decision, and what it did (medians)"""
 
 WAY, GOAL, SENT = "#2a6f97", "#d1495b", "#e09f3e"
 
@@ -35,52 +42,41 @@ FILMED = 4
 
 
 def table(acted: Mapping[str, Acted], console: Console) -> None:
-    """One row a policy: what share of the goals it reached, how many points more than the main one, and what that took."""
-    differences = paired.against(acted)
-    found = bare(
-        "by",
-        "reached",
-        "95 %",
-        *THIRDS,
-        f"against\n{paired.main_of(acted)}",
-        "at the\nend",
-        "steps",
-        "path",
-        "predicted\nsteps",
-        "GFLOP",
-        "ms a\ndecision",
-        "surprise",
-        words=("by",),
-    )
+    """A row a policy: which share of the goals it reached, and how many points more than the main one; what that took; what fails."""
+    console.print(_reached(acted))
+    console.print(_taken(acted))
+    planning = {name: one.scores for name, one in acted.items() if "surprise" in one.scores or "candidate" in one.scores}
+    if planning:
+        console.print(_failing(planning))
+        console.print(FAILING, style="dim", highlight=False)
+
+
+def _reached(acted: Mapping[str, Acted]) -> Table:
+    main, differences = paired.main_of(acted), paired.against(acted)
+    found = bare(REACHED, "all", "95 %", *THIRDS, *([f"more than {main}"] if main else []), "at the end", words=[REACHED])
+    for name, one in acted.items():
+        of, more = one.scores, [_points(differences.get(name))] if main else []
+        thirds = (_percent(of.get(third)) for third in THIRDS)
+        ends = f"{_percent(of['low'])} to {_percent(of['high'])}"
+        found.add_row(name, _percent(of["success"]), ends, *thirds, *more, _percent(of["at_the_end"]))
+    return found
+
+
+def _taken(acted: Mapping[str, Acted]) -> Table:
+    found = bare(TAKEN, "steps", "path", "predicted steps", "GFLOP", "ms a decision", words=[TAKEN])
     for name, one in acted.items():
         of = one.scores
-        found.add_row(
-            name,
-            _percent(of["success"]),
-            f"{_percent(of['low'])} to {_percent(of['high'])}",
-            *(_percent(of[third]) if third in of else "" for third in THIRDS),
-            _points(differences.get(name)),
-            _percent(of["at_the_end"]),
-            _number(of["steps"]),
-            _number(of.get("path")),
-            _number(of.get("evaluations")),
-            _number(of.get("gigaflop")),
-            _number(1000 * of["seconds"] if "seconds" in of else None),
-            _percent(of["surprise"]) if "surprise" in of else "",
-        )
-    console.print(found)
-    for name, one in acted.items():
-        for said in _asides(one.scores):
-            console.print(f" {name}: {said}", highlight=False)
+        seconds = of.get("seconds", math.nan)
+        found.add_row(name, *(_number(of.get(score)) for score in SPENT), _number(1000 * seconds))
+    return found
 
 
-def _asides(scores: Mapping[str, float]) -> Iterator[str]:
-    """What fails, if something does: search, or the model."""
-    if "candidate" in scores:
-        yield f"{_percent(scores['candidate'])} of the tasks had a candidate that leads to the goal at the first decision"
-    if "promised" in scores:
-        promised, paid = (_number(scores[name]) for name in ("promised", "paid"))
-        yield f"where plans should lead by the next decision costs {promised}, where they led {paid}"
+def _failing(planning: Mapping[str, Mapping[str, float]]) -> Table:
+    found = bare("search or model?", "found, %", "surprise, %", "promised", "paid", words=["search or model?"])
+    for name, of in planning.items():
+        shares = (_percent(of.get(score)) for score in ("candidate", "surprise"))
+        found.add_row(name, *shares, *(_number(of.get(score)) for score in ("promised", "paid")))
+    return found
 
 
 def told(setting: Setting, acted: Mapping[str, Acted]) -> dict[str, Any]:
@@ -219,11 +215,11 @@ def _film(one: Acted, path: Path) -> Path:
 
 def line(name: str, one: Acted) -> str:
     """While others are still at work."""
-    return f"{name}: {_percent(one.scores['success'])} of the goals"
+    return f"{name}: {_percent(one.scores['success'])} % of the goals"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}"
 
 
 def _points(difference: Mapping[str, float] | None) -> str:

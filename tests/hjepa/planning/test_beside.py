@@ -179,7 +179,8 @@ def test_every_way_has_a_row_and_metrics_of_its_own() -> None:
     assert "plan/against" not in metrics
     console = Console(file=(out := io.StringIO()), width=150)
     shown.table(acted, console)
-    rows = {words[0]: line for line in out.getvalue().splitlines() if (words := line.split())}
+    reached = out.getvalue()[: out.getvalue().index("what that took")]
+    rows = {words[0]: line for line in reached.splitlines() if (words := line.split())}
     against = metrics["plan/more_against"], metrics["plan/more_against_low"], metrics["plan/more_against_high"]
     assert "{:+.0f} ({:+.0f} to {:+.0f})".format(*(100 * value for value in against)) in rows["more"]
     assert "(" not in rows["planned"]
