@@ -37,6 +37,8 @@ LISTED = 40
 """Rows that the terminal shows; the page and `--json` have all."""
 WIDEST = 32
 """Characters in a cell of the terminal."""
+ESSENTIAL = 3
+"""Columns of what was reached that stand in any terminal; where others do not fit, the page and `--json` have them."""
 MORE = {"more": "against", "more of the far": "far_against"}
 """Titles of the columns that hold policies against the main one."""
 NUMBERS = {"std_ratio": "std left", "rank": "rank", "gain": "gain"}
@@ -152,7 +154,7 @@ class Comparison:
             return {}
         settings = [key for key in self.varying if key != "seed" and len(self.acted) > 1]
         columns = {key: [_cell(one.recipe.settings[key]) for one, _ in found] for key in settings}
-        columns |= {"by": [Cell(name) for _, name in found], "tasks": [Cell(_tasks(one)) for one, _ in found]}
+        columns["by"] = [Cell(name) for _, name in found]
         policies = [one.policies[name] for one, name in found]
         scores = [policy.scores for policy in policies]
         columns["reached"] = [_share(of, "success") for of in scores]
@@ -161,6 +163,7 @@ class Comparison:
         columns |= {third: [_share(of, third) for of in scores] for third in THIRDS}
         columns |= {title: [_more(of, score) for of in scores] for title, score in MORE.items()}
         columns["GFLOP"] = [_number(of.get("gigaflop")) for of in scores]
+        columns["tasks"] = [Cell(f"{len(one.places)} x {one.tasks}") for one, _ in found]
         return columns
 
     def _scores(self) -> list[str]:
@@ -195,10 +198,6 @@ def _more(scores: Mapping[str, float], name: str) -> Cell:
         return Cell()
     points = (f"{round(100 * scores[end]):+d}" for end in (name, f"{name}_low", f"{name}_high"))
     return Cell("{} ({} to {})".format(*points), scores[name])
-
-
-def _tasks(one: Acted) -> str:
-    return f"{len(one.places)} x {one.tasks}"
 
 
 def _cell(words: str) -> Cell:
@@ -324,7 +323,10 @@ def table(told: Comparison, console: Console) -> None:
         console.print(_laid(told.seeds(), console.width))
     if told.acted:
         console.print(f"\n{ACTED}", style="dim", highlight=False)
-        console.print(_laid(told.plans(), console.width))
+        plans = told.plans()
+        while sum(map(_width, plans.items())) > console.width and len(plans) > ESSENTIAL:
+            plans.popitem()
+        console.print(_laid(plans, console.width))
     console.print(told.sentence, style="bold", highlight=False)
 
 
