@@ -109,7 +109,8 @@ class Bench:
                 f"the targets of level {level!r} are its own states: no prevention gives others; read its online features"
             )
         if hasattr(found, "view"):
-            here.view = lambda encoder: found.view(encoder, here.below)
+            below = here.below
+            here.view = lambda encoder: found.view(encoder, below)
         return giving[0].targets(here)
 
     def predict(self, level: str, split: str, start: int, steps: int, futures: int = 0) -> States:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -168,29 +168,30 @@ class Pass:
         return windows(read, [position[step * node.stride] for step in steps], node.stride, node.window)
 
     def here(self, label: str) -> Here:
-        """What a level sees of this step."""
+        """What a level sees of this step. Nothing in it refers back to it: what was made would stay until garbage is collected."""
         node = self.stack.nodes[label]
         source, own = node.source, self._own(label)
         batch = self.batches[source]
 
+        @cache
+        def below() -> States:
+            return self.below(label, source, own)
+
+        @cache
         def states() -> States:
             made, at = self.states(label, source), self._at(label, source)
             return made if at == own else made.slice(at.index(own[0]), at.index(own[0]) + len(own))
 
-        def view(encoder: Any) -> States:
-            return here.states if encoder is None else states_of(encoder, here.below)
-
         device = batch["ids"].device
-        here = Here(
-            below=lambda: self.below(label, source, own),
+        return Here(
+            below=below,
             states=states,
-            view=view,
+            view=lambda encoder: states() if encoder is None else states_of(encoder, below()),
             key=Key.of(self.stack.seed, "level", label, device=device).fold(batch["epoch"], batch["ids"]),
             step_key=Key.of(self.stack.seed, "level", label, "step", self.step),
             step=self.step,
             condition=partial(self._condition, node, own),
         )
-        return here
 
     def _condition(self, node: Node, own: list[int]) -> Tensor | None:
         """(B, 1, C) of a stream without time, or (B, T, C): the latest that each own step may know, zeros before the first."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hjepa import accumulate, checkpoint, distributed, loading, memory, optimizers, runs
+from hjepa import accumulate, checkpoint, distributed, loading, optimizers, runs
 from hjepa.collapse import collapsed
 from hjepa.contracts import Batch, Outcome
 from hjepa.effects import Effect, plain
@@ -154,7 +154,6 @@ class Trainer:
     def _look(self) -> None:
         seed_default_generators(self.study.seed, "look", self.done)
         self.look = self.monitor.look(self.done, settled=self.done >= SETTLED * self.study.train.steps)
-        memory.give_back()  # a look holds what a step does not, and is rare
 
     def _sound(self, journal: Journal | Unwritten, before: Mapping[str, str]) -> None:
         """Says of each level that has collapsed since the look before why it has, and stops where the study wants that."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -91,18 +92,22 @@ class Content(nn.Module):
     def _both(self, here: Here, own: States) -> Here:
         """The same step where both views are seen, one behind the other, as they are compared: whoever encodes them does it at once."""
 
-        def view(encoder: nn.Module | None) -> States:
-            return both.states if encoder is None else self._expanded(states_of(encoder, both.below))
+        @cache
+        def below() -> States:
+            return _stacked(here.below.parts)
 
+        @cache
         def states() -> States:
             return self._expanded(own)
+
+        def view(encoder: nn.Module | None) -> States:
+            return states() if encoder is None else self._expanded(states_of(encoder, below()))
 
         def condition() -> Tensor | None:
             lead, steps = here.condition, here.below.steps
             return None if lead is None else lead.expand(-1, steps, -1).repeat(1, 2, 1)
 
-        both = Here(lambda: _stacked(here.below.parts), states, view, here.key, here.step_key, here.step, condition)
-        return both
+        return Here(below, states, view, here.key, here.step_key, here.step, condition)
 
     def _expanded(self, states: States) -> States:
         return replace(states, tokens=self.expander(states.tokens))

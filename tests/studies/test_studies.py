@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from hjepa import optimizers, planning, registry, runs, stack, train
@@ -23,14 +25,9 @@ FEW = {"samples": 8, "elites": 2, "iterations": 2, "starts": 2}
 def test_every_study_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plugins = registry.load()
-    folders = _folders(read(str(path), (), plugins), tmp_path)
-    full = read(str(path), folders, plugins)
+    full, study = _read(path, tmp_path, plugins)
     full.problems += optimizers.problems(full)
     stack.check(full)
-    few = [f"data.{label}.batch=2" for label in full.sources]
-    few += [f"data.{label}.held_out=16" for label, plan in full.sources.items() if "held_out" in plan.component.options]
-    study = read(str(path), [*SMALL, *folders, *few], plugins)
-    study.complain()
     run = runs.create(study, tmp_path / "run", plugins)
     result = train.train(study, run, plugins, False, print, lambda trainer, values: None, lambda result: None)
     assert result.outcome == "done"
@@ -38,6 +35,43 @@ def test_every_study_runs(path: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert any(name.startswith("probe/") for name in result.metrics)
     if study.plan:
         _plans(run.path, study, plugins)
+
+
+@pytest.mark.parametrize("path", LEARNING, ids=lambda path: path.stem)
+def test_what_a_step_has_made_does_not_wait_for_the_garbage_collector(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes ever more seldom, and until then every step would add to what is held."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plugins = registry.load()
+    _, study = _read(path, tmp_path, plugins)
+    trainer = train.Trainer(study, runs.create(study, tmp_path / "run", plugins), plugins, print)
+    batches = list(train.loading.batches(trainer.sources, range(2), 0, trainer.device))
+    trainer.step(*batches[0])  # once, for what is made but for the first step
+    gc.collect()
+    gc.disable()
+    try:
+        trainer.step(*batches[1])
+        trainer.monitor.look(2, settled=False)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kept = [type(one).__name__ for one in gc.garbage if isinstance(one, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not kept
+
+
+def _read(path: Path, tmp_path: Path, plugins: registry.Registry) -> tuple[Study, Study]:
+    """A study at its full size, and at a small one."""
+    folders = _folders(read(str(path), (), plugins), tmp_path)
+    full = read(str(path), folders, plugins)
+    few = [f"data.{label}.batch=2" for label in full.sources]
+    few += [f"data.{label}.held_out=16" for label, plan in full.sources.items() if "held_out" in plan.component.options]
+    small = read(str(path), [*SMALL, *folders, *few], plugins)
+    small.complain()
+    return full, small
 
 
 def _plans(path: Path, study: Study, plugins: registry.Registry) -> None:

@@ -58,7 +58,8 @@ class Masked(nn.Module):
 
     def forward(self, here: Here) -> Outcome:
         if self.layers:
-            here.view = lambda encoder: self._layers(encoder, here.below)
+            below = here.below
+            here.view = lambda encoder: self._layers(encoder, below)
         targets, time = self.preventions.targets(here), here.below.time
         valid = None if targets.valid is None else targets.valid.flatten(0, 1)
         lead = None if here.condition is None else here.condition.expand(*time.shape, -1).flatten(0, 1)
