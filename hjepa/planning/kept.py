@@ -56,7 +56,7 @@ def write(place: Path, setting: Setting, acted: Mapping[str, Acted], told: Mappi
         "ways": {name: way.written() for name, way in setting.ways.items()},
         "columns": list(setting.world.columns),
         "tasks": setting.tasks.tolist(),
-        "distance": None if setting.distance is None else setting.distance.tolist(),
+        "away": None if setting.distance is None else setting.distance.tolist(),
         "steps_to_goal": steps,
     }
     (place / FILE).write_text(json.dumps({**told, **each}, indent=1))
@@ -70,7 +70,7 @@ def read(place: Path) -> Kept | None:
     """What lies in a run's folder; None where nothing does that can be read."""
     try:
         kept = json.loads((place / FILE).read_text())
-        distance = None if kept["distance"] is None else torch.tensor(kept["distance"])
+        distance = None if kept["away"] is None else torch.tensor(kept["away"])
         reached = {name: torch.tensor([step is not None for step in steps]) for name, steps in kept["steps_to_goal"].items()}
         return Kept(kept["tasks"], distance, kept["ways"], reached, kept["metrics"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

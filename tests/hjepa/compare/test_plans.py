@@ -24,7 +24,7 @@ def acted(run: Path, seed: int, weight: float = 1.0, tasks: list[list[float]] = 
     trained(run, weight=weight)
     study = yaml.safe_load((run / "resolved.yaml").read_text()) | {"seed": seed}
     (run / "resolved.yaml").write_text(yaml.safe_dump(study))
-    kept: dict[str, Any] = {"metrics": {"plan/gigaflop": 24.0}, "ways": {}, "tasks": tasks, "distance": [1.0, 2.0, 3.0]}
+    kept: dict[str, Any] = {"metrics": {"plan/gigaflop": 24.0}, "ways": {}, "tasks": tasks, "away": [1.0, 2.0, 3.0]}
     (run / "plan.json").write_text(json.dumps(kept | {"steps_to_goal": steps}))
     return run
 

@@ -37,7 +37,7 @@ def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
     assert read.metrics["plan/oracle_success"] == acted["oracle"].scores["success"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"tasks": [], "distance": "far", "steps_to_goal": {}})])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", json.dumps({"tasks": [], "away": "far", "steps_to_goal": {}})])
 def test_what_cannot_be_read_is_as_if_it_were_not_there(tmp_path: Path, text: str) -> None:
     (tmp_path / kept.FILE).write_text(text)
     assert kept.read(tmp_path) is None
