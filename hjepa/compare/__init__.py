@@ -22,6 +22,7 @@ from hjepa.compare.plans import Acted, acted
 from hjepa.compare.seeds import Repeated, repeated
 from hjepa.errors import Mistake, listed
 from hjepa.keys import THIRDS
+from hjepa.planning.paired import points
 from hjepa.tracking.replicas import is_sweep, trials
 from hjepa.verdicts import FINE, KINDS, VERDICT_COLOURS, kind_of
 
@@ -37,8 +38,6 @@ LISTED = 40
 """Rows that the terminal shows; the page and `--json` have all."""
 WIDEST = 32
 """Characters in a cell of the terminal."""
-ESSENTIAL = 3
-"""Columns of what was reached that stand in any terminal; where others do not fit, the page and `--json` have them."""
 MORE = {"more": "against", "more of the far": "far_against"}
 """Titles of the columns that hold policies against the main one."""
 NUMBERS = {"std_ratio": "std left", "rank": "rank", "gain": "gain"}
@@ -161,7 +160,7 @@ class Comparison:
         columns["95 %"] = [Cell(f"{100 * of['low']:.0f} to {100 * of['high']:.0f}") for of in scores]
         columns["each seed"] = [Cell(", ".join(f"{100 * share:.0f}" for share in policy.each)) for policy in policies]
         columns |= {third: [_share(of, third) for of in scores] for third in THIRDS}
-        columns |= {title: [_more(of, score) for of in scores] for title, score in MORE.items()}
+        columns |= {title: [Cell(points(of, score), of.get(score)) for of in scores] for title, score in MORE.items()}
         columns["GFLOP"] = [_number(of.get("gigaflop")) for of in scores]
         columns["tasks"] = [Cell(f"{len(one.places)} x {one.tasks}") for one, _ in found]
         return columns
@@ -190,14 +189,6 @@ def _counted(runs: Iterable[Digest]) -> str:
 def _share(scores: Mapping[str, float], name: str) -> Cell:
     """In percent."""
     return Cell(f"{100 * scores[name]:.0f}", scores[name]) if name in scores else Cell()
-
-
-def _more(scores: Mapping[str, float], name: str) -> Cell:
-    """In percentage points, and the ends of the interval."""
-    if name not in scores:
-        return Cell()
-    points = (f"{round(100 * scores[end]):+d}" for end in (name, f"{name}_low", f"{name}_high"))
-    return Cell("{} ({} to {})".format(*points), scores[name])
 
 
 def _cell(words: str) -> Cell:
@@ -324,8 +315,8 @@ def table(told: Comparison, console: Console) -> None:
     if told.acted:
         console.print(f"\n{ACTED}", style="dim", highlight=False)
         plans = told.plans()
-        while sum(map(_width, plans.items())) > console.width and len(plans) > ESSENTIAL:
-            plans.popitem()
+        while sum(map(_width, plans.items())) > console.width and list(plans)[-1] != "95 %":
+            plans.popitem()  # the page and --json have all
         console.print(_laid(plans, console.width))
     console.print(told.sentence, style="bold", highlight=False)
 

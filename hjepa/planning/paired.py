@@ -40,6 +40,13 @@ def difference(reached: Tensor, main: Tensor) -> dict[str, float]:
     return {"against": (gained - lost) / count, "against_low": low, "against_high": high}
 
 
+def points(scores: Mapping[str, float], name: str = "against") -> str:
+    """A difference in percentage points, and the ends of its interval; empty where there is none."""
+    if name not in scores:
+        return ""
+    return "{:+d} ({:+d} to {:+d})".format(*(round(100 * scores[end]) for end in (name, f"{name}_low", f"{name}_high")))
+
+
 def interval(gained: int, lost: int, count: int) -> tuple[float, float]:
     """Where (gained - lost) / count lies with 95 % confidence: the adjusted Wald interval of paired shares (Bonett and Price 2012).
 

@@ -55,7 +55,7 @@ def _reached(acted: Mapping[str, Acted]) -> Table:
     main, differences = paired.main_of(acted), paired.against(acted)
     found = bare(REACHED, "all", "95 %", *THIRDS, *([f"more than {main}"] if main else []), "at the end", words=[REACHED])
     for name, one in acted.items():
-        of, more = one.scores, [_points(differences.get(name))] if main else []
+        of, more = one.scores, [paired.points(differences.get(name, {}))] if main else []
         thirds = (_percent(of.get(third)) for third in THIRDS)
         ends = f"{_percent(of['low'])} to {_percent(of['high'])}"
         found.add_row(name, _percent(of["success"]), ends, *thirds, *more, _percent(of["at_the_end"]))
@@ -220,14 +220,6 @@ def line(name: str, one: Acted) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f}"
-
-
-def _points(difference: Mapping[str, float] | None) -> str:
-    """By how many points a share is larger than another, and the interval of that."""
-    if difference is None:
-        return ""
-    points = (f"{round(100 * difference[name]):+d}" for name in ("against", "against_low", "against_high"))
-    return "{} ({} to {})".format(*points)
 
 
 def _number(value: float | None) -> str:

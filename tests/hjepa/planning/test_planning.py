@@ -17,7 +17,7 @@ from rich.console import Console
 from hjepa import cli, planning, registry, runs
 from hjepa.compose import make_sources, streams_of
 from hjepa.errors import Mistake
-from hjepa.planning import Setting, compute, shown
+from hjepa.planning import Setting, compute, paired, shown
 from hjepa.stack import Stack
 from hjepa.study import parse
 
@@ -248,7 +248,7 @@ def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None
 
 
 def test_points_that_are_none_have_no_minus() -> None:
-    assert shown._points({"against": -0.001, "against_low": -0.02, "against_high": 0.004}) == "+0 (-2 to +0)"
+    assert paired.points({"against": -0.001, "against_low": -0.02, "against_high": 0.004}) == "+0 (-2 to +0)"
 
 
 def test_a_study_whose_levels_have_learned_nothing_is_refused(tmp_path: Path) -> None:
