@@ -221,10 +221,10 @@ def compare(
     """Lay runs side by side: what differs, what became of each level; a table, pictures, a page, and the link to MLflow."""
     with _quiet_libraries():
         from hjepa import compare as compared
-        from hjepa.compare import served
+        from hjepa.compare import served, terminal
 
         told = compared.gather(references)
-        compared.table(told, _console())
+        terminal.table(told, _console())
         files = compared.write(told, out or compared.place_of(told))
         _say(f"page: {files[0]}")
         for line in served.shown(told.runs, told.sweep, files):

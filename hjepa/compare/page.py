@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
+from hjepa.compare import ACTED, SEEDS, ranked
 from hjepa.verdicts import VERDICT_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hjepa.compare import Cell, Comparison
+    from hjepa.compare import Comparison
+    from hjepa.compare.cells import Cell
 
 FEW = 16
 """Up to so many runs the table comes before the curves."""
@@ -110,8 +112,6 @@ document.querySelectorAll('.chip').forEach(chip => chip.addEventListener('click'
 
 def page(told: Comparison, figures: Mapping[str, Figure]) -> str:
     """The whole page. The first figure is of the runs' curves; the others say what a sweep found."""
-    from hjepa.compare import ACTED, SEEDS
-
     title = f"{told.name}: {len(told.runs)} trials" if told.sweep else f"{told.name} compared"
     (curves, *others) = ((name, _drawn(name, figure)) for name, figure in figures.items())
     levels = "A row a level, a curve a run. Colour is what became of that level; point at a curve or a row to single it out."
@@ -143,8 +143,6 @@ def _lead(told: Comparison) -> str:
 
 
 def _table(told: Comparison) -> str:
-    from hjepa.compare import ranked
-
     columns = told.columns()
     numeric = {title for title, cells in columns.items() if any(cell.value is not None for cell in cells)}
     right = {title for title in numeric if not any(cell.kind for cell in columns[title])}

@@ -12,14 +12,14 @@ from recorded import DEAD, FLAT, OBJECTIVE, sweep_folder, trained, trial
 from rich.console import Console
 
 from hjepa import compare
-from hjepa.compare import gather, overlay
+from hjepa.compare import gather, overlay, terminal
 from hjepa.errors import Mistake
 from hjepa.verdicts import VERDICT_COLOURS
 
 
 def printed(told: compare.Comparison, width: int = 150) -> str:
     console = Console(file=io.StringIO(), width=width)
-    compare.table(told, console)
+    terminal.table(told, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -13,7 +13,7 @@ from recorded import trained
 from rich.console import Console
 
 from hjepa import compare
-from hjepa.compare import gather
+from hjepa.compare import gather, terminal
 from hjepa.compare.page import page
 
 TASKS = [[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]
@@ -47,7 +47,7 @@ def test_policies_are_told_in_the_tasks_of_all_seeds(runs: Path) -> None:
     assert columns["more of the far"][1].startswith("-67 (")
     assert columns["GFLOP"] == ["24", ""]
     out = io.StringIO()
-    compare.table(told, Console(file=out, width=200))
+    terminal.table(told, Console(file=out, width=200))
     assert compare.ACTED.split(",")[0] in out.getvalue() and "67, 33, 33" in out.getvalue()
     assert "<h2>Acting</h2>" in page(told, compare.pictures(told))
     (said,) = compare.as_json(told, [])["plans"]
@@ -79,6 +79,6 @@ def test_where_nobody_acted_nothing_is_told_of_it(runs: Path) -> None:
         (runs / f"a{seed}" / "plan.json").unlink()
     told = gather([str(runs)])
     out = io.StringIO()
-    compare.table(told, Console(file=out, width=200))
+    terminal.table(told, Console(file=out, width=200))
     assert told.plans() == {} and compare.ACTED.split(",")[0] not in out.getvalue()
     assert "<h2>Acting</h2>" not in page(told, compare.pictures(told))

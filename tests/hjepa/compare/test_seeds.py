@@ -16,7 +16,7 @@ from recorded import OBJECTIVE, trained
 from rich.console import Console
 
 from hjepa import compare
-from hjepa.compare import gather
+from hjepa.compare import gather, terminal
 from hjepa.compare.page import page
 from hjepa.compare.seeds import Repeated, interval, repeated
 
@@ -126,7 +126,7 @@ def test_terminal_page_and_json_tell_them(runs: Path) -> None:
         made(runs / f"a{seed}", seed, 0.5 + seed / 10)
     told = gather([str(runs)])
     console = Console(file=io.StringIO(), width=120)
-    compare.table(told, console)
+    terminal.table(told, console)
     assert "2 healthy   0.55 ± 0.64" in console.file.getvalue()  # type: ignore[attr-defined]
     shown = page(told, compare.pictures(told))
     assert "0.55 ± 0.64" in shown and shown.index(">Seeds<") < shown.index(">Runs<")

@@ -1,0 +1,29 @@
+"""What a person names to be compared: folders of runs and sweeps, names in `runs/`, ids of MLflow, conditions in its words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hjepa.compare import served
+from hjepa.errors import Mistake, listed
+from hjepa.tracking.replicas import is_sweep
+
+
+def folders_of(reference: str, root: Path) -> list[Path]:
+    """The folders that one reference names. Raises `Mistake` where it names none."""
+    for path in (Path(reference), root / reference):
+        if is_sweep(path) or _is_run(path):
+            return [path.resolve()]
+    if served.looks_like_id(reference):
+        return [served.with_id(reference, root)]
+    if served.looks_like_filter(reference):
+        return served.fitting(reference, root)
+    within = sorted(path for path in Path(reference).glob("*") if is_sweep(path) or _is_run(path))
+    if within:
+        return [path.resolve() for path in within]
+    known = sorted(path.name for path in root.glob("*") if is_sweep(path) or _is_run(path))
+    raise Mistake(f"no run or sweep at {reference!r} (in {root}/ there are: {listed(known)})")
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "resolved.yaml").is_file() or (path / "journal.jsonl").is_file()
