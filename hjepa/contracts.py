@@ -223,9 +223,7 @@ class Here:
         step: int,
         condition: Callable[[], Tensor | None] = lambda: None,
     ) -> None:
-        self._below, self._states, self._condition = below, states, condition
-        self.view = view
-        """`view(encoder)`: the level's states as that encoder would have them (a teacher, say); a level may replace it."""
+        self._below, self._states, self._view, self._condition = below, states, view, condition
         self.key = key
         """One key a sample: `(seed, level, epoch, sample id)`."""
         self.step_key = step_key
@@ -246,6 +244,10 @@ class Here:
     def condition(self) -> Tensor | None:
         """(B, 1, C) or (B, T, C), or None."""
         return self._condition()
+
+    def view(self, encoder: Any) -> States:
+        """The level's states as that encoder would have them (a teacher, say); its own ones of a level that has none (None)."""
+        return self._view(encoder)
 
 
 # --- one protocol a kind ----------------------------------------------------------------------------------------------

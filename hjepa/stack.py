@@ -182,11 +182,11 @@ class Pass:
             made, at = self.states(label, source), self._at(label, source)
             return made if at == own else made.slice(at.index(own[0]), at.index(own[0]) + len(own))
 
-        device = batch["ids"].device
+        device, view = batch["ids"].device, getattr(self.stack.level(label), "view", states_of)
         return Here(
             below=below,
             states=states,
-            view=lambda encoder: states() if encoder is None else states_of(encoder, below()),
+            view=lambda encoder: states() if encoder is None else view(encoder, below()),
             key=Key.of(self.stack.seed, "level", label, device=device).fold(batch["epoch"], batch["ids"]),
             step_key=Key.of(self.stack.seed, "level", label, "step", self.step),
             step=self.step,

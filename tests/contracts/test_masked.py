@@ -119,11 +119,10 @@ def test_targets_are_the_mean_of_the_teachers_last_normed_layers(trained: Traine
     made = lab.restored(trained("text"))
     level, batch = made.stack.levels["phrase"], lab.batches(made)
     here = lab.here(made.stack, "phrase", batch)
-    level(here)
     (teacher,) = (module for name, module in level.named_modules() if name.endswith("teacher"))
     features = teacher(here.below, ("block2", "block3"))
     wanted = (F.layer_norm(features.layers["block2"], (16,)) + F.layer_norm(features.tokens, (16,))) / 2
-    targets = level.preventions.targets(here)
+    targets = level.targets(here)
     torch.testing.assert_close(targets.tokens, wanted)
     assert not targets.tokens.requires_grad
 

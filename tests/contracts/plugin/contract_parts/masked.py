@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,10 +58,7 @@ class Masked(nn.Module):
         return states_of(self.encoder, below)
 
     def forward(self, here: Here) -> Outcome:
-        if self.layers:
-            below = here.below
-            here.view = lambda encoder: self._layers(encoder, below)
-        targets, time = self.preventions.targets(here), here.below.time
+        targets, time = self.targets(here), here.below.time
         valid = None if targets.valid is None else targets.valid.flatten(0, 1)
         lead = None if here.condition is None else here.condition.expand(*time.shape, -1).flatten(0, 1)
         mean = targets.tokens.detach().mean(dim=2, keepdim=True).expand_as(targets.tokens)
@@ -80,6 +78,13 @@ class Masked(nn.Module):
         means = [set_means(self.energy(one.values, other.values), one) for one, other in zip(ones, others, strict=True)]
         rows = int(ones[0].row.max()) + 1
         return torch.stack([mean.view(-1, rows).mean(dim=0) for mean in means]).mean(dim=0)
+
+    def targets(self, here: Here) -> States:
+        if not self.layers:
+            return self.preventions.targets(here)
+        own = partial(self._layers, self.encoder, here.below)
+        view = partial(self._layers, below=here.below)
+        return self.preventions.targets(Here(lambda: here.below, own, view, here.key, here.step_key, here.step))
 
     def _layers(self, encoder: Any, below: States) -> States:
         given = encoder(below, self.layers)
