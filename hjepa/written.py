@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ LARGEST, DEEPEST, WORD = 100_000, 100, 63
 def data_of(path: Path, overrides: Iterable[str], problems: list[Problem]) -> tuple[dict[str, Any], str]:
     """A study as plain data, and its text with those that it extends. Overrides that lead nowhere are noted."""
     raw, text = _with_bases(path, ())
-    for override in overrides:
+    for override in _kept_together(overrides, problems):
         _override(raw, override, problems)
     return raw, text
 
 
 def changed(raw: dict[str, Any], overrides: Iterable[str], within: tuple[str, ...], problems: list[Problem]) -> dict[str, Any]:
     """Plain data with overrides of the sections `within`. Others are noted, and so are those that lead nowhere."""
-    for override in overrides:
+    for override in _kept_together(overrides, problems):
         section = override.partition("=")[0].partition(".")[0]
         if section in within:
             _override(raw, override, problems)
@@ -168,6 +169,22 @@ def merged(below: Any, above: Any) -> Any:
 
 def _name_of(value: dict[str, Any]) -> str | None:
     return value["name"] if isinstance(value.get("name"), str) else None
+
+
+def _kept_together(overrides: Iterable[str], problems: list[Problem]) -> Iterator[str]:
+    """The overrides. Those that a shell has split at their spaces are noted, each once, with the quotes that they need."""
+    found: list[list[str]] = []
+    for text in overrides:
+        if "=" in text or not found:
+            found.append([text])
+        else:
+            found[-1].append(text)
+    for first, *rest in found:
+        if not rest:
+            yield first
+            continue
+        key, whole = first.partition("=")[0], shlex.quote(" ".join([first, *rest]))
+        problems.append(Problem(key, f"{rest[0]!r} behind it is no key=value; quotes keep together what has spaces: {whole}"))
 
 
 def _override(raw: dict[str, Any], text: str, problems: list[Problem]) -> None:

@@ -99,14 +99,21 @@ class Advisory:
 
 def opened(folder: Path, url: str | None) -> tuple[BaseStorage, Claims]:
     """Where the trials of a sweep are stored, and who says who has which."""
+    claims = Bytes(folder / ".claims")
+    return (_file(folder / "optuna.journal", claims), claims) if url is None else _database(url, folder.name, claims)
+
+
+def _file(path: Path, claims: Claims) -> BaseStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    claims = Bytes(folder / ".claims")
-    if url is not None:
-        return _database(url, folder.name, claims)
-    path = folder / "optuna.journal"
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=Mending(path, claims))), claims  # type: ignore[arg-type]
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=Mending(path, claims)))  # type: ignore[arg-type]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise Mistake(
+            f"{path}: no journal of Optuna, or one that is damaged before its end ({type(error).__name__}: {error}); put back "
+            "what was there, or move it away: without it the sweep begins anew"
+        ) from None
 
 
 def _database(url: str, name: str, here: Claims) -> tuple[BaseStorage, Claims]:

@@ -258,6 +258,14 @@ def test_an_override_that_leads_nowhere_is_said_with_its_key(
     assert said in messages[path]
 
 
+def test_what_a_shell_has_split_is_said_once_with_its_quotes(tmp_path: Path, installed: Registry):
+    split = ("seed=1", "levels.frame.encoder={name:", "conv,", "width:", "16}", "levels.frame.stride=2")
+    plan = overridden(tmp_path, installed, *split)
+    (message,) = told(plan).items()
+    assert message[0] == "levels.frame.encoder"
+    assert message[1].endswith("'levels.frame.encoder={name: conv, width: 16}'")
+
+
 def test_a_mapping_can_build_on_another_of_its_file(tmp_path: Path) -> None:
     text = "base: &base {a: 1, b: {c: 2}}\nover: &over {<<: *base, a: 3}\nthird: {<<: *over, b: 4}\n"
     (tmp_path / "merged.yaml").write_text(text)

@@ -59,6 +59,17 @@ def test_a_trial_whose_last_word_is_torn_is_told_again(done: Sweep, tmp_path: Pa
     assert [trial.values for trial in again.trials] == [trial.values for trial in done.trials]
 
 
+@pytest.mark.parametrize("line", [b"nonsense\n", b"[1]\n", b"{}\n", b"\xff\xfe\n", b"17\n"])
+def test_a_journal_with_another_line_before_its_end_is_one_mistake(line: bytes, done: Sweep, tmp_path: Path):
+    first, *others = (done.folder / "optuna.journal").read_bytes().splitlines(keepends=True)
+    path = tmp_path / "optuna.journal"
+    path.write_bytes(b"".join([first, line, *others]))
+    whole = path.read_bytes()
+    with pytest.raises(Mistake, match=r"optuna\.journal: .*damaged"):
+        claims.opened(tmp_path, None)
+    assert path.read_bytes() == whole
+
+
 # --- a database -------------------------------------------------------------------------------------------------------
 
 
