@@ -229,6 +229,7 @@ def problems(study: Study) -> list[Problem]:
 def _wrong(way: Way, said: Collection[str], levels: list[str]) -> list[Problem]:
     """What is wrong with a way to plan; `said`: the keys that are its own: what is wrong with others is said where they are."""
     keys, found, planning = way.keys, list[Problem](), [*way.keys.horizon, WORLD]
+    misspelt = any(label not in levels for label in keys.horizon)
     for label in keys.horizon if "horizon" in said else ():
         if label not in levels:
             message = f"no level {label!r}{nearest(label, levels)} (there are: {listed(levels)})"
@@ -241,7 +242,7 @@ def _wrong(way: Way, said: Collection[str], levels: list[str]) -> list[Problem]:
         found.append(Problem(way.path, "nothing plans: `horizon` names levels, `oracle` strides of the world itself"))
     counted = {label: cost.level for label, (cost, _) in way.costs.items()}
     for label, level in counted.items() if "costs" in said else ():
-        if level not in planning:
+        if level not in planning and not (misspelt and level in levels):
             message = f"{level!r} does not plan{nearest(level, planning)} (there are: {listed(planning)})"
             found.append(Problem(f"{way.path}.costs.{label}.level", message))
     for label in _idle(way, set(counted.values())) if {"horizon", "oracle", "costs"} & set(said) else ():
@@ -262,7 +263,10 @@ def read_tasks(world: Environment, path: str) -> Tensor:
 
     The file is looked for as a path, and then where studies are.
     """
-    found = next((place for place in (Path(path), *(folder / path for folder in folders())) if place.is_file()), Path(path))
+    found = next((place for place in (Path(path), *(folder / path for folder in folders())) if place.is_file()), None)
+    if found is None:
+        known = sorted({file.name for folder in folders() for file in folder.glob("*.csv")})
+        raise Mistake(f"no file of tasks {path!r}{nearest(path, known)} (where studies are, there are: {listed(known)})")
     try:
         first, *rows = [line.strip().split(",") for line in found.read_text(encoding="utf-8").splitlines() if line.strip()]
         numbers = [[float(number) for number in row] for row in rows]

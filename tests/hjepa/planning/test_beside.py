@@ -94,6 +94,7 @@ def test_read_again_what_is_resolved_is_the_same_and_follows_the_plan() -> None:
         ({"x": {"costs": {"goal": {"name": "distance", "level": "stat"}, "place": {"name": "distance", "level": "state"}}}},
          "plan.beside.x.costs.goal.level", "did you mean 'state'? (there are: state, world)"),
         ({"x": {"horizon": {"rom": 3}}}, "plan.beside.x.horizon.rom", "did you mean 'room'?"),
+        ({"x": {"horizon": {"rom": 3}, "costs": ROOM}}, "plan.beside.x.horizon.rom", "did you mean 'room'?"),
         ({"x": {"horizon": {"room": 3}}}, "plan.beside.x.costs", "nothing counts at 'room'"),
         ({"x": {"oracle": {}}}, "plan.beside.x", "nothing plans"),
         ({"x": {"oracle": {1: 3}, "costs": ROOM}}, "plan.beside.x.costs.goal.level", "'room' does not plan"),

@@ -130,7 +130,7 @@ def test_levels_plan_from_the_top_down_and_see_as_many_frames_as_one_step_of_the
         ("start_x,start_y,goal_x,goal_y,wall,door\n", "a task of this world is start_x"),
         ("start_x,start_y,goal_x,goal_y,wall,door\n1,2,3,4,5\n", "a task of this world"),
         ("start_x,start_y,goal_x,goal_y,wall,door\n1,2,3,4,5,six\n", "cannot be read"),
-        (None, "cannot be read"),
+        (None, "no file of tasks"),
     ],
 )
 def test_a_file_of_tasks_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
@@ -139,6 +139,11 @@ def test_a_file_of_tasks_that_is_none_is_refused(tmp_path: Path, text: str | Non
         file.write_text(text)
     with pytest.raises(Mistake, match=said):
         setting(tasks=str(file))
+
+
+def test_a_misspelt_file_of_tasks_is_told_from_those_that_are_there() -> None:
+    with pytest.raises(Mistake, match=r"no file of tasks 'two_room_tasks.csv', did you mean 'two_rooms_tasks.csv'"):
+        setting(tasks="two_room_tasks.csv")
 
 
 def test_a_study_without_a_plan_cannot_act() -> None:
