@@ -27,8 +27,8 @@ def blocks(language: str) -> list[str]:
 
 def test_both_commands_are_named_and_run_by_ci() -> None:
     assert "pip install -e . && hjepa train quickstart\n" in README
-    assert "pip install -e '.[test]' && pytest\n" in README
-    assert "pip install -q -e '.[test]' && pytest\n" in (ROOT / ".ci" / "run").read_text()
+    assert "pip install -e '.[test]' && pytest -n auto\n" in README
+    assert "pip install -q -e '.[test]' && pytest -n auto\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_the_tree_is_complete() -> None:
