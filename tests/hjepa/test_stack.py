@@ -663,3 +663,23 @@ def test_no_state_and_no_energy_sees_what_comes_later(changed: int, installed: R
         ticks = torch.tensor(whole.composer.spec(label, "video").ticks)[1:]
         assert torch.equal(first[label].energy[:, ticks < changed], second[label].energy[:, ticks < changed])
         assert not torch.equal(first[label].energy, second[label].energy)
+
+
+@pytest.mark.parametrize("cut", [2, 3, 4])
+def test_the_slow_states_of_a_clip_are_those_of_its_parts(cut: int, installed: Registry):
+    """P30: cut the quickstart's clip where a window of `moment` ends, and both parts have the states of the whole."""
+    path = Path(__file__).parents[2] / "studies" / "quickstart.yaml"
+    small = ["data.video.batch=2", "levels.frame.encoder={name: conv, width: 16, base: 4}", "probes={}"]
+    whole, batches = made(study.read(str(path), small, installed))
+    states = whole.eval().states("moment", "video", batches["video"]).tokens
+    found = []
+    for first, end in ((0, 4 * cut), (4 * cut, 24)):
+        part, _ = made(study.read(str(path), [*small, f"data.video.frames={end - first}"], installed))
+        part.load_state_dict(whole.state_dict())
+        found.append(part.eval().states("moment", "video", _within(batches["video"], first, end)).tokens)
+    torch.testing.assert_close(torch.cat(found, dim=1), states)
+
+
+def _within(batch: Batch, first: int, end: int) -> Batch:
+    frames = batch["frames"].shape[1]
+    return {name: value[:, first:end] if value.shape[1:2] == (frames,) else value for name, value in batch.items()}
