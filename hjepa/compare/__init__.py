@@ -1,7 +1,7 @@
 """Runs and sweeps side by side: what differs between them, what became of each level, as table, pictures and one page.
 
-A reference is the folder of a run or of a sweep, its name in `runs/`, the id that MLflow gave it, or a condition in MLflow's
-words, as in "tags.`hjepa.verdict.frame` != 'healthy'".
+A reference is the folder of a run or of a sweep, its name in `runs/`, the id that MLflow gave it, a condition in MLflow's words, as
+in "tags.`hjepa.verdict.frame` != 'healthy'", or the folder into which a run's `hjepa plan --out` went.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hjepa.compare.digest import Digest, differences, digest, short_names
 from hjepa.compare.found import Objectives
 from hjepa.compare.overlay import levels_of, sampled
 from hjepa.compare.plans import Acted, acted
-from hjepa.compare.references import folders_of
+from hjepa.compare.references import folders_of, run_of
 from hjepa.compare.seeds import Repeated, repeated
 from hjepa.errors import Mistake, listed
 from hjepa.keys import THIRDS
@@ -144,6 +144,7 @@ class Comparison:
         columns["each seed"] = [Cell(", ".join(f"{100 * share:.0f}" for share in policy.each)) for policy in policies]
         columns |= {third: [share_cell(of, third) for of in scores] for third in THIRDS}
         columns |= {title: [Cell(points(of, score), of.get(score)) for of in scores] for title, score in MORE.items()}
+        columns["at the end"] = [share_cell(of, "at_the_end") for of in scores]
         columns["GFLOP"] = [number_cell(of.get("gigaflop")) for of in scores]
         columns["tasks"] = [Cell(f"{len(one.places)} x {one.tasks}") for one, _ in found]
         return columns
@@ -186,12 +187,14 @@ def gather(references: Sequence[str], root: Path = Path("runs")) -> Comparison:
 
 def _read(paths: Sequence[Path], sweep: Path | None) -> Comparison:
     names = short_names(paths)
-    runs = [digest(path, name, whole=len(paths) <= READ) for path, name in zip(paths, names, strict=True)]
+    runs = [digest(run_of(path), name, whole=len(paths) <= READ) for path, name in zip(paths, names, strict=True)]
     objectives = objectives_of(sweep) if sweep else {}
     drawn = sampled(runs)
     if len(paths) > READ:
         for number in drawn:
-            runs[number] = digest(paths[number], names[number])
+            runs[number] = digest(run_of(paths[number]), names[number])
+    for run, path in zip(runs, paths, strict=True):
+        run.acted = path
     return Comparison(runs, drawn, sweep, objectives, differences(runs), served.link(runs))
 
 

@@ -49,6 +49,8 @@ class Digest:
     """By level: when it collapsed, and why."""
     damaged: int = 0
     """Lines of the journal that cannot be read."""
+    acted: Path | None = None
+    """The folder of what came of acting."""
 
     def curve(self, metric: str) -> Curve:
         """By step; what was recorded last counts."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hjepa.compare.digest import Digest
 from hjepa.compare.seeds import Repeated
 from hjepa.planning import kept
-from hjepa.planning.kept import Pooled
+from hjepa.planning.kept import Kept, Pooled
 
 
 class Acted(NamedTuple):
@@ -25,8 +25,12 @@ class Acted(NamedTuple):
 def acted(told: Sequence[Digest], recipes: Iterable[Repeated]) -> Iterator[Acted]:
     """Of each recipe the runs that acted in the same tasks as the first of them that did, where they are several."""
     for recipe in recipes:
-        found = {place: one for place in recipe.places if (one := kept.read(told[place].path)) is not None}
+        found = {place: one for place in recipe.places if (one := _kept(told[place])) is not None}
         tasks = next((one.tasks for one in found.values()), [])
         alike = {place: one for place, one in found.items() if one.tasks == tasks}
         if len(alike) > 1:
             yield Acted(recipe, tuple(alike), len(tasks), kept.pooled(list(alike.values())))
+
+
+def _kept(run: Digest) -> Kept | None:
+    return kept.read(run.acted or run.path)

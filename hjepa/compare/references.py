@@ -6,6 +6,8 @@ from pathlib import Path
 
 from hjepa.compare import served
 from hjepa.errors import Mistake, listed
+from hjepa.planning import kept
+from hjepa.tracking.replica import read_json
 from hjepa.tracking.replicas import is_sweep
 
 
@@ -25,5 +27,19 @@ def folders_of(reference: str, root: Path) -> list[Path]:
     raise Mistake(f"no run or sweep at {reference!r} (in {root}/ there are: {listed(known)})")
 
 
+def run_of(folder: Path) -> Path:
+    """The run whose acting alone lies in a folder (`hjepa plan RUN --out`); else the folder itself. Raises `Mistake` where it is gone."""
+    if _has_run(folder) or not (folder / kept.FILE).is_file():
+        return folder
+    run = Path(str(read_json(folder / kept.FILE).get("run", "")))
+    if not _has_run(run):
+        raise Mistake(f"{folder}: what acted there, {str(run)!r}, is no run, or is no longer there")
+    return run
+
+
 def _is_run(path: Path) -> bool:
+    return _has_run(path) or (path / kept.FILE).is_file()
+
+
+def _has_run(path: Path) -> bool:
     return (path / "resolved.yaml").is_file() or (path / "journal.jsonl").is_file()

@@ -152,6 +152,8 @@ class Planned:
     costs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """For each decision but the first, the cost (B,) of standing where it was expected, and of standing where the tasks stand now: both as
     the decision before judged, for a level above that looks back would else see what came in what was promised."""
+    left: list[int] = field(default_factory=list)
+    """For each decision, how many steps of the world were left."""
     waypoints: list[dict[int, States]] = field(default_factory=list)
     """For each decision, where each level but the highest was sent: states of the level above it."""
     found: Tensor | None = None
@@ -166,6 +168,7 @@ class Planned:
         begun = time.perf_counter()
         plan = self.planner.plan(watched, self.warm, self.key.fold(self.asked))
         self.seconds += time.perf_counter() - begun
+        self.left.append(left)
         self.waypoints.append(watched.waypoints)
         self.asked += 1
         done = min(self.every // self.clock, plan.actions.shape[1])  # who has said no further is asked again

@@ -99,7 +99,8 @@ def _together(name: str, hit: Tensor, main: Tensor | None, runs: Sequence[Kept])
         far = episodes.thirds(distance).get("far")
         if main is not None and far is not None:
             scores |= {f"far_{score}": value for score, value in paired.difference(hit[:, far], main[:, far]).items()}
-    work = [run.metrics[f"{prefix(name)}gigaflop"] for run in runs if f"{prefix(name)}gigaflop" in run.metrics]
-    if work:
-        scores["gigaflop"] = sum(work) / len(work)
+    for score in ("gigaflop", "at_the_end"):
+        each = [run.metrics[prefix(name) + score] for run in runs if prefix(name) + score in run.metrics]
+        if each:
+            scores[score] = sum(each) / len(each)
     return Pooled(hit.float().mean(1).tolist(), scores)

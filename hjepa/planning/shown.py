@@ -141,7 +141,7 @@ def _paths(setting: Setting, one: Acted, path: Path) -> Path:
         goal = goals["position"][number, 0].cpu() if "position" in goals else None
         _way(row[0], one, number, goal, found)
         if found is not None:
-            _costs(row[1], found, goal, _sides(one))
+            _costs(row[1], found, goal, _pixels(one, number, 0))
         for panel, step in zip(row[columns - MOMENTS :], _moments(one, number), strict=True):
             _moment(panel, one, number, step)
     figure.savefig(path)
@@ -164,9 +164,14 @@ def _moments(one: Acted, number: int) -> list[int]:
 
 
 def _moment(axes: Axes, one: Acted, number: int, step: int) -> None:
-    axes.imshow(one.record.frames[step]["frames"][number, 0].amax(0).cpu(), cmap="Greys", vmin=0, vmax=1.6)
+    axes.imshow(_pixels(one, number, step), cmap="Greys", vmin=0, vmax=1.6)
     axes.set_title(f"step {step}", fontsize=8)
     axes.set_axis_off()
+
+
+def _pixels(one: Acted, number: int, step: int) -> Tensor:
+    """(H, W) in [0, 1]: all that is in the way, and the dot."""
+    return one.record.frames[step]["frames"][number, 0].amax(0).cpu()
 
 
 def _way(axes: Axes, one: Acted, number: int, goal: Tensor | None, found: Map | None) -> None:
@@ -179,22 +184,28 @@ def _way(axes: Axes, one: Acted, number: int, goal: Tensor | None, found: Map | 
     axes.plot(way[:, 0], way[:, 1], color=WAY, linewidth=1.2)
     axes.plot(*way[0], "o", color=WAY, markersize=4)
     axes.plot(*goal, "*", color=GOAL, markersize=8)
-    for waypoint in _sent(one, number) if found is not None else ():
-        axes.plot(*found.place_of(1, waypoint).cpu(), ".", color=SENT, markersize=4)  # type: ignore[union-attr]
+    if found is not None:
+        sent = [found.place_of(1, waypoint).cpu().tolist() for waypoint in _sent(one, number)]
+        axes.plot([x for x, _ in sent], [y for _, y in sent], ".-", color=SENT, markersize=4, linewidth=0.5)
 
 
 def _sent(one: Acted, number: int) -> Iterator[States]:
-    """Where the lowest level was sent, decision by decision."""
-    for waypoints in getattr(one.policy, "waypoints", ()):
-        if 0 in waypoints:
+    """Where the lowest level was sent, decision by decision, until the task ended."""
+    if not isinstance(one.policy, Planned):
+        return
+    steps = one.record.reached.shape[1]
+    for left, waypoints in zip(one.policy.left, one.policy.waypoints, strict=True):
+        if 0 in waypoints and steps - left < _until(one, number):
             yield waypoints[0].rows(torch.tensor([number]))
 
 
-def _costs(axes: Axes, found: Map, goal: Tensor | None, sides: tuple[int, int]) -> None:
+def _costs(axes: Axes, found: Map, goal: Tensor | None, pixels: Tensor) -> None:
+    sides = tuple(pixels.shape)
     (top, left), (bottom, right) = ([share * side for side in sides] for share in (maps.EDGE, 1 - maps.EDGE))
     axes.imshow(found.cost.view(maps.FINE, maps.FINE).cpu(), extent=(left, right, bottom, top), cmap="viridis")
     axes.set(xlim=(-0.5, sides[1] - 0.5), ylim=(sides[0] - 0.5, -0.5))
-    axes.set_title("cost of each place", fontsize=8)
+    axes.imshow(torch.ones_like(pixels), cmap="Greys", vmin=0, vmax=1, alpha=0.5 * pixels)  # walls, as a shade
+    axes.set_title("cost (dark: little)", fontsize=8)
     axes.set_axis_off()
     if goal is not None:
         axes.plot(*goal, "*", color=GOAL, markersize=8)

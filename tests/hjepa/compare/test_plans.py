@@ -15,6 +15,7 @@ from rich.console import Console
 from hjepa import compare
 from hjepa.compare import gather, terminal
 from hjepa.compare.page import page
+from hjepa.errors import Mistake
 
 TASKS = [[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]]
 
@@ -24,7 +25,12 @@ def acted(run: Path, seed: int, weight: float = 1.0, tasks: list[list[float]] = 
     trained(run, weight=weight)
     study = yaml.safe_load((run / "resolved.yaml").read_text()) | {"seed": seed}
     (run / "resolved.yaml").write_text(yaml.safe_dump(study))
-    kept: dict[str, Any] = {"metrics": {"plan/gigaflop": 24.0}, "ways": {}, "tasks": tasks, "away": [1.0, 2.0, 3.0]}
+    kept: dict[str, Any] = {
+        "metrics": {"plan/gigaflop": 24.0, "plan/at_the_end": 0.5},
+        "ways": {},
+        "tasks": tasks,
+        "away": [1.0, 2.0, 3.0],
+    }
     (run / "plan.json").write_text(json.dumps(kept | {"steps_to_goal": steps}))
     return run
 
@@ -45,7 +51,7 @@ def test_policies_are_told_in_the_tasks_of_all_seeds(runs: Path) -> None:
     assert (columns["near"], columns["middle"], columns["far"]) == (["100"] * 2, ["100", "0"], ["100", "33"])
     assert columns["more"][0] == "" and columns["more"][1].startswith("-56 (")
     assert columns["more of the far"][1].startswith("-67 (")
-    assert columns["GFLOP"] == ["24", ""]
+    assert columns["GFLOP"] == ["24", ""] and columns["at the end"] == ["50", ""]
     out = io.StringIO()
     terminal.table(told, Console(file=out, width=200))
     assert compare.ACTED.split(",")[0] in out.getvalue() and "67, 33, 33" in out.getvalue()
@@ -71,6 +77,22 @@ def test_what_did_other_tasks_is_left_out_and_one_run_alone_is_not_several(runs:
     acted(runs / "a2", 2, planned=[1, 1, None])
     (told,) = gather([str(runs)]).acted
     assert [gather([str(runs)]).runs[place].name for place in told.places] == ["a0", "a2"]
+
+
+def test_what_went_into_a_folder_of_its_own_is_read_there(runs: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        run, away = acted(runs / f"a{seed}", seed, planned=[1, 1, None]), tmp_path / "long" / f"b{seed}"
+        away.mkdir(parents=True)
+        told = json.loads((run / "plan.json").read_text()) | {"run": str(run), "steps_to_goal": {"planned": [1, None, None]}}
+        (away / "plan.json").write_text(json.dumps(told))
+    found = gather([str(tmp_path / "long")])
+    assert [run.name for run in found.runs] == ["b0", "b1"] and found.kinds == {"healthy": 2}
+    assert [cell.text for cell in found.plans()["reached"]] == ["33"]
+    assert [cell.text for cell in gather([str(runs)]).plans()["reached"]] == ["67"]
+    (runs / "a1" / "resolved.yaml").unlink()
+    (runs / "a1" / "journal.jsonl").unlink()
+    with pytest.raises(Mistake, match=r"b1: what acted there, .*a1', is no run, or is no longer there"):
+        gather([str(tmp_path / "long")])
 
 
 def test_where_nobody_acted_nothing_is_told_of_it(runs: Path) -> None:
