@@ -39,8 +39,8 @@ NUMBERS = {"std_ratio": "std left", "rank": "rank", "gain": "gain"}
 """Diagnostics that the table shows of every level."""
 SEEDS = "what differs in nothing but the seed: mean ± half of the 95 % interval"
 ACTED = (
-    "goals reached in %, in the tasks of all seeds, with their 95 % interval (Wilson); how many more than `planned`, or else `oracle`, "
-    "task by task (Bonett and Price)"
+    "goals reached in % by all seeds, in the same tasks, with the 95 % interval for other seeds and other tasks; how many more than "
+    "`planned`, or else `oracle`, task by task"
 )
 
 

@@ -23,13 +23,13 @@ class Acted(NamedTuple):
 
 
 def acted(told: Sequence[Digest], recipes: Iterable[Repeated]) -> Iterator[Acted]:
-    """Of each recipe the runs that acted in the same tasks as the first of them that did, where they are several."""
+    """Of each recipe the runs that acted in the same tasks and world as the first of them that did, where they are several."""
     for recipe in recipes:
         found = {place: one for place in recipe.places if (one := _kept(told[place])) is not None}
-        tasks = next((one.tasks for one in found.values()), [])
-        alike = {place: one for place, one in found.items() if one.tasks == tasks}
+        asked = next(((one.world, one.tasks) for one in found.values()), None)
+        alike = {place: one for place, one in found.items() if (one.world, one.tasks) == asked}
         if len(alike) > 1:
-            yield Acted(recipe, tuple(alike), len(tasks), kept.pooled(list(alike.values())))
+            yield Acted(recipe, tuple(alike), len(found[next(iter(alike))].tasks), kept.pooled(list(alike.values())))
 
 
 def _kept(run: Digest) -> Kept | None:

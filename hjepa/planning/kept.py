@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hjepa.keys import PLANNED
-from hjepa.planning import episodes, paired
+from hjepa.planning import crossed, episodes, paired
 
 if TYPE_CHECKING:
     from hjepa.planning import Acted, Setting
@@ -29,6 +29,8 @@ class Kept:
     """(B,): how far goals are, where that is known."""
     ways: dict[str, Any]
     """How each policy planned that did."""
+    world: Any
+    """And in which, and for how many steps; that of all."""
     reached: dict[str, Tensor]
     """(B,) bool, by policy."""
     metrics: dict[str, float]
@@ -54,6 +56,7 @@ def write(place: Path, setting: Setting, acted: Mapping[str, Acted], told: Mappi
     steps = {name: [_step(one.record, number) for number in range(len(setting.tasks))] for name, one in acted.items()}
     each = {
         "ways": {name: way.written() for name, way in setting.ways.items()},
+        "world": {"environment": setting.plan.environment.written(), "steps": setting.keys.steps},
         "columns": list(setting.world.columns),
         "tasks": setting.tasks.tolist(),
         "away": None if setting.distance is None else setting.distance.tolist(),
@@ -72,7 +75,7 @@ def read(place: Path) -> Kept | None:
         kept = json.loads((place / FILE).read_text())
         distance = None if kept["away"] is None else torch.tensor(kept["away"])
         reached = {name: torch.tensor([step is not None for step in steps]) for name, steps in kept["steps_to_goal"].items()}
-        return Kept(kept["tasks"], distance, kept["ways"], reached, kept["metrics"])
+        return Kept(kept["tasks"], distance, dict(kept["ways"]), kept["world"], reached, dict(kept["metrics"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -91,14 +94,14 @@ def pooled(runs: Sequence[Kept]) -> dict[str, Pooled]:
 
 def _together(name: str, hit: Tensor, main: Tensor | None, runs: Sequence[Kept]) -> Pooled:
     """Of goals (runs, B) bool that a policy reached, and the main one, where it is another."""
-    scores, distance = episodes.share(hit), runs[0].distance
+    scores, distance = crossed.share(hit), runs[0].distance
     if main is not None:
-        scores |= paired.difference(hit, main)
+        scores |= crossed.difference(hit, main)
     if distance is not None:
-        scores |= episodes.by_distance(hit, distance)
+        scores |= episodes.by_distance(hit, distance, crossed.share)
         far = episodes.thirds(distance).get("far")
         if main is not None and far is not None:
-            scores |= {f"far_{score}": value for score, value in paired.difference(hit[:, far], main[:, far]).items()}
+            scores |= {f"far_{score}": value for score, value in crossed.difference(hit[:, far], main[:, far]).items()}
     for score in ("gigaflop", "at_the_end"):
         each = [run.metrics[prefix(name) + score] for run in runs if prefix(name) + score in run.metrics]
         if each:

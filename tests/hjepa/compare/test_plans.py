@@ -28,6 +28,7 @@ def acted(run: Path, seed: int, weight: float = 1.0, tasks: list[list[float]] = 
     kept: dict[str, Any] = {
         "metrics": {"plan/gigaflop": 24.0, "plan/at_the_end": 0.5},
         "ways": {},
+        "world": {"steps": 100},
         "tasks": tasks,
         "away": [1.0, 2.0, 3.0],
     }
@@ -75,6 +76,10 @@ def test_what_did_other_tasks_is_left_out_and_one_run_alone_is_not_several(runs:
     acted(runs / "a1", 1, tasks=TASKS[:1], planned=[1])
     assert gather([str(runs)]).plans() == {}
     acted(runs / "a2", 2, planned=[1, 1, None])
+    for name, world in (("a3", {"steps": 60}), ("a4", {})):
+        other = acted(runs / name, 3, planned=[1, 1, None])
+        kept = json.loads((other / "plan.json").read_text()) | {"world": world}
+        (other / "plan.json").write_text(json.dumps(kept))
     (told,) = gather([str(runs)]).acted
     assert [gather([str(runs)]).runs[place].name for place in told.places] == ["a0", "a2"]
 
