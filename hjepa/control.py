@@ -163,7 +163,7 @@ class Problem:
         ends = range(whole.steps - 1, max(known, node.window - 1) - 1, -node.stride)
         starts = [end - node.window + 1 for end in reversed(ends)]
         states: States = self.above._level.encode(windows(whole, starts, node.stride, node.window))
-        return states
+        return replace(states, doubt=torch.zeros_like(states.tokens[..., 0]))  # read, not predicted there
 
     def towards(self, waypoint: States) -> Problem:
         """One step of the level above, which shall lead to `waypoint`; guardrails stay, the goal does not.
@@ -210,7 +210,7 @@ def problem(
         if label not in stack.nodes:
             raise Mistake(f"no level {label!r}{nearest(label, stack.nodes)} (there are: {listed(stack.nodes)})")
         node = stack.nodes[label]
-        _refuse(stack, node, above, seen, wanted if goal else seen)
+        _refuse(stack, node, above, observed, seen, wanted if goal else seen)
         condition = node.plan.keys.condition
         above = Problem(
             stack=stack,
@@ -228,13 +228,23 @@ def problem(
     return above
 
 
-def _refuse(stack: Stack, node: Node, above: Problem | None, seen: Mapping[str, States], wanted: Mapping[str, States]) -> None:
+def _refuse(
+    stack: Stack,
+    node: Node,
+    above: Problem | None,
+    observed: Batch,
+    seen: Mapping[str, States],
+    wanted: Mapping[str, States],
+) -> None:
     lacking = [method for method in ("start", "step", "rollout") if not hasattr(stack.levels[node.label], method)]
     if lacking:
         raise Mistake(f"level {node.label!r} cannot be planned with: it has no {listed(lacking)}")
     if above is not None and above.node.reads != (node.label,):
         said = f"level {above.node.label!r} reads {listed(above.node.reads)}"
         raise Mistake(f"{said}, so {node.label!r} alone cannot reach for it")
+    condition = node.plan.keys.condition
+    if condition is not None and condition not in seen and condition not in observed:
+        raise Mistake(f"level {node.label!r} is conditioned on {condition!r}, of which too little is seen, or nothing at all")
     for what, states in (("observed", seen), ("shown of the goal", wanted)):
         if node.label not in states:
             raise Mistake(f"too little is {what} for level {node.label!r}: one step needs {stack.composer.frames(node, 1)[1]}")

@@ -53,15 +53,16 @@ class Ranked:
 
 
 def judged(problem: PlanningProblem, candidates: Tensor) -> Ranked:
-    """Candidates (B, S, K, A) by what they cost; a cost that is not a number is infinite."""
+    """Candidates (B, S, K, A) by what they cost."""
     parts = torch.split(candidates, max(1, problem.at_once // problem.batch), dim=1)
     costs = [problem.cost(problem.rollout(part)) for part in parts]
     value, violation = (torch.cat([getattr(cost, name) for cost in costs], dim=1) for name in ("value", "violation"))
-    return ranked(candidates, Cost(value.nan_to_num(torch.inf, torch.inf), violation.nan_to_num(torch.inf, torch.inf)))
+    return ranked(candidates, Cost(value, violation))
 
 
 def ranked(candidates: Tensor, cost: Cost) -> Ranked:
-    """Candidates (B, S, K, A), best first."""
+    """Candidates (B, S, K, A), best first; a cost that is not a number is infinite."""
+    cost = Cost(cost.value.nan_to_num(torch.inf, torch.inf), cost.violation.nan_to_num(torch.inf, torch.inf))
     best = order(cost)
     actions = candidates.gather(1, best[:, :, None, None].expand_as(candidates))
     return Ranked(actions, Cost(cost.value.gather(1, best), cost.violation.gather(1, best)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,13 @@ class Setting:
         return stack.composer.spec(next(iter(way.keys.horizon)), source).clock
 
     def memory(self, way: Way) -> int:
-        """How many steps of the world are seen at once: what one step of the highest level needs."""
+        """How many steps of the world are seen at once: what one step of each level needs that plans, or that such a one depends on."""
         if not way.keys.horizon:
             return 1
         stack, _ = self._learned(way)
-        return stack.composer.frames(stack.nodes[list(way.keys.horizon)[-1]], 1)[0]
+        planning = [stack.nodes[label] for label in way.keys.horizon]
+        conditions = [stack.nodes[name] for node in planning if (name := node.plan.keys.condition) in stack.nodes]
+        return max(stack.composer.frames(node, 1)[0] for node in [*planning, *conditions])
 
     def _learned(self, way: Way) -> tuple[Stack, str]:
         """What plans so, and the source that it reads."""
@@ -240,6 +243,7 @@ def _wrong(way: Way, said: Collection[str], levels: list[str]) -> list[Problem]:
             found.append(Problem(f"{way.path}.exact", message))
     if not (keys.horizon or keys.oracle) and {"horizon", "oracle"} & set(said):
         found.append(Problem(way.path, "nothing plans: `horizon` names levels, `oracle` strides of the world itself"))
+    found += _strides(way) if "oracle" in said else []
     counted = {label: cost.level for label, (cost, _) in way.costs.items()}
     for label, level in counted.items() if "costs" in said else ():
         if level not in planning and not (misspelt and level in levels):
@@ -249,6 +253,19 @@ def _wrong(way: Way, said: Collection[str], levels: list[str]) -> list[Problem]:
         if label in (*levels, WORLD):
             found.append(Problem(f"{way.path}.costs", f"nothing counts at {label!r}, nor above: every plan would be as good"))
     return found
+
+
+def _strides(way: Way) -> list[Problem]:
+    """What is wrong with those of the world itself."""
+    strides = sorted(way.keys.oracle)
+    if strides and strides[0] != 1:
+        said = f"the lowest stride is 1, for what is done is said step by step; written: {strides[0]}"
+        return [Problem(f"{way.path}.oracle", said)]
+    return [
+        Problem(f"{way.path}.oracle", f"{upper} is no multiple of {lower}, the stride below it")
+        for lower, upper in pairwise(strides)
+        if upper % lower
+    ]
 
 
 def _idle(way: Way, used: set[str]) -> list[str]:

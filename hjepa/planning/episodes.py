@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -165,9 +165,9 @@ class Planned:
         self.work = self.work or _works(posed)
         looked = self._look if self.asked == 0 and hasattr(self.world, "reaches") else None
         watched = Watched(posed, self.tally, looked)
-        begun = time.perf_counter()
+        begun = _now(posed)
         plan = self.planner.plan(watched, self.warm, self.key.fold(self.asked))
-        self.seconds += time.perf_counter() - begun
+        self.seconds += _now(posed) - begun
         self.left.append(left)
         self.waypoints.append(watched.waypoints)
         self.asked += 1
@@ -191,9 +191,11 @@ class Planned:
                 self.expected = posed, posed.rollout(plan.actions[:, None]).slice(steps - 1, steps)
 
     def _look(self, candidates: Tensor) -> None:
-        """Whether any of candidates (B, S, K, A) would reach the goal, had it been chosen."""
+        """Whether any of candidates (B, S, K, A) would reach the goal, had it been chosen. No part of planning, nor of its time."""
+        begun = time.perf_counter()
         reached = self.world.reaches(self._unfolded(candidates))
         self.found = reached if self.found is None else self.found | reached
+        self.seconds -= time.perf_counter() - begun
 
     def _unfolded(self, actions: Tensor) -> Tensor:
         """Actions (..., K, clock*A) of the lowest level -> those of the world (..., K*clock, A)."""
@@ -202,6 +204,13 @@ class Planned:
     def operations(self) -> float:
         """Of all that was predicted."""
         return sum(self.work[level] * count for level, count in self.tally.items())
+
+
+def _now(problem: PlanningProblem) -> float:
+    """Seconds, when all is done that a GPU was asked for."""
+    if problem.space.low.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _works(problem: PlanningProblem) -> dict[int, float]:
@@ -219,7 +228,9 @@ def _works(problem: PlanningProblem) -> dict[int, float]:
 
 @dataclass
 class Watched:
-    """A problem (the protocol PlanningProblem) whose predicted steps are counted."""
+    """A problem (the protocol PlanningProblem) whose predicted steps are counted, twice where gradients are asked for: to go back through
+    a step takes about as much as the step.
+    """
 
     inner: PlanningProblem
     tally: Counter[int]
@@ -253,11 +264,11 @@ class Watched:
         return self.inner.begin()
 
     def step(self, carry: Any, action: Tensor) -> tuple[States, Any]:
-        self.tally[self.level] += len(action)
+        self.tally[self.level] += len(action) * (1 + action.requires_grad)
         return self.inner.step(carry, action)
 
     def rollout(self, actions: Tensor) -> States:
-        self.tally[self.level] += actions[..., 0].numel()
+        self.tally[self.level] += actions[..., 0].numel() * (1 + actions.requires_grad)
         if self.witness is not None:
             self.witness(actions.detach())
         return self.inner.rollout(actions)
@@ -307,7 +318,7 @@ def thirds(distance: Tensor) -> dict[str, Tensor]:
     return {name: third for name, third in zip(THIRDS, order.tensor_split(3), strict=True) if len(third)}
 
 
-def by_distance(hit: Tensor, distance: Tensor) -> dict[str, float]:
+def by_distance(hit: Tensor, distance: Tensor, share: Callable[[Tensor], Mapping[str, float]] = share) -> dict[str, float]:
     """Which share of goals (..., B) bool was reached of those that begin nearest, of those in the middle, of the furthest."""
     found: dict[str, float] = {}
     for name, third in thirds(distance).items():

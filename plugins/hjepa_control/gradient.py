@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hjepa.contracts import Count, Fraction, NonNegative, Plan, PlanningProblem, Positive
-from hjepa.nn.population import Ranked, around, begun, judged, reach, within
+from hjepa.contracts import Cost, Count, Fraction, NonNegative, Plan, PlanningProblem, Positive
+from hjepa.nn.population import TINY, Ranked, around, begun, judged, ranked, reach, within
 from hjepa.randomness import Key, normal
 
 
@@ -34,7 +34,8 @@ class Gradient:
         noise = self.spread * normal(key, "starts", (self.starts, *first.shape[1:]))
         noise[:, 0] = 0
         starts = around(problem.space, first[:, None] + half * noise, self.anchored, True, key)
-        ways = (within(problem.space, starts) / half).requires_grad_()
+        half = half.clamp(min=TINY)  # of what can only be done in one way
+        ways = within(problem.space, starts) / half
         follow, best = torch.optim.Adam([ways], lr=self.rate), None
         for _ in range(self.iterations):
             best = self._followed(problem, ways, half, follow, best, key)
@@ -51,14 +52,16 @@ class Gradient:
         key: Key,
     ) -> Ranked:
         """One step of each way; the best plan so far."""
+        actions = within(problem.space, half * ways).requires_grad_()
         with torch.enable_grad():
-            actions = half * ways
             cost = problem.cost(problem.rollout(actions))
-            total = (cost.value + cost.violation).nan_to_num(0.0, 0.0, 0.0).sum() + 0 * ways.sum()  # a cost may know no actions
-            (downhill,) = torch.autograd.grad(total, [ways])
+            total = (cost.value + cost.violation).nan_to_num(
+                0.0, 0.0, 0.0
+            ).sum() + 0 * actions.sum()  # a cost may know no actions
+            (downhill,) = torch.autograd.grad(total, [actions])
         with torch.no_grad():
-            ways.grad = downhill.nan_to_num(0.0, 0.0, 0.0)
-            found = judged(problem, within(problem.space, actions)).beside(best, 1)
+            ways.grad = half * downhill.nan_to_num(0.0, 0.0, 0.0)
+            found = ranked(actions.detach(), Cost(cost.value.detach(), cost.violation.detach())).beside(best, 1)
             follow.step()
             ways.copy_(within(problem.space, around(problem.space, half * ways, self.anchored, False, key)) / half)
         return found

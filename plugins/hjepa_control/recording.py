@@ -104,18 +104,21 @@ def _begin(into: Any, name: str, episodes: int, values: np.ndarray[Any, Any]) ->
 @contextmanager
 def _whole(file: Path) -> Iterator[Path]:
     """Where to write what shall be `file` once it is whole."""
-    if not file.parent.is_dir():
-        raise Mistake(f"{file}: there is no folder {file.parent}")
-    if file.exists():
-        raise Mistake(f"{file}: is there already; take another name, or take it away")
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        yield fresh
-        with fresh.open("rb") as written:
-            os.fsync(written.fileno())
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)
+        if not file.parent.is_dir():
+            raise Mistake(f"{file}: there is no folder {file.parent}")
+        if file.exists():
+            raise Mistake(f"{file}: is there already; take another name, or take it away")
+        try:
+            yield fresh
+            with fresh.open("rb") as written:
+                os.fsync(written.fileno())
+            fresh.replace(file)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise Mistake(f"{file}: cannot be written: {error}") from None
 
 
 def _told(written: list[str]) -> dict[str, Any]:
@@ -140,6 +143,8 @@ def main(arguments: list[str]) -> int:
             raise ValueError(
                 f"--episodes must be 1 or more, and --frames from 2 to 1024; written: {said.episodes}, {said.frames}"
             )
+        if not 0 <= said.seed < 1 << 63:
+            raise ValueError(f"--seed must be from 0 to 2^63 - 1; written: {said.seed}")
         told = _told(said.options)
         about = {"world": said.world, "options": json.dumps(told), "seed": said.seed}
         record(walks(said.world, told, said.frames, said.seed), said.out, said.episodes, about)

@@ -82,8 +82,9 @@ def first_hit(boxes: Tensor, start: Tensor, move: Tensor) -> tuple[Tensor, Tenso
     forward = move >= 0
     near, far = torch.where(forward, low, high) - start, torch.where(forward, high, low) - start
     still, within = move == 0, (start > low) & (start < high)
-    enter = torch.where(still, torch.where(within, -torch.inf, torch.inf), near / move)
-    leave = torch.where(still, torch.where(within, torch.inf, -torch.inf), far / move)
+    rate = torch.where(still, 1, move)  # what is not chosen must have a gradient too, for 0 times none is none
+    enter = torch.where(still, torch.where(within, -torch.inf, torch.inf), near / rate)
+    leave = torch.where(still, torch.where(within, torch.inf, -torch.inf), far / rate)
     (entered, axis), left = enter.max(dim=-1), leave.min(dim=-1).values
     outside = entered * move.abs().expand_as(enter).gather(-1, axis[..., None])[..., 0] >= -SLACK
     entered = torch.where((entered < left) & outside & (entered < 1), entered.clamp(min=0), 1.0)

@@ -97,6 +97,8 @@ def test_read_again_what_is_resolved_is_the_same_and_follows_the_plan() -> None:
         ({"x": {"horizon": {"rom": 3}, "costs": ROOM}}, "plan.beside.x.horizon.rom", "did you mean 'room'?"),
         ({"x": {"horizon": {"room": 3}}}, "plan.beside.x.costs", "nothing counts at 'room'"),
         ({"x": {"oracle": {}}}, "plan.beside.x", "nothing plans"),
+        ({"x": {"oracle": {2: 3}}}, "plan.beside.x.oracle", "the lowest stride is 1, for what is done is said step by step; written: 2"),
+        ({"x": {"oracle": {1: 8, 4: 4, 6: 3}}}, "plan.beside.x.oracle", "6 is no multiple of 4, the stride below it"),
         ({"x": {"oracle": {1: 3}, "costs": ROOM}}, "plan.beside.x.costs.goal.level", "'room' does not plan"),
         ({"x": {"horizon": {"room": 3}, "costs": ROOM | {"near": {"name": "distance", "level": "state"}}}},
          "plan.beside.x.costs.near.level", "'state' does not plan (there are: room, world)"),

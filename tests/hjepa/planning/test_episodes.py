@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -191,6 +192,19 @@ def test_it_is_told_whether_any_candidate_of_the_first_decision_leads_to_the_goa
     assert episodes.cost_of(policy, 3)["candidate"] == pytest.approx(2 / 3)
 
 
+def test_looking_at_candidates_takes_no_time_of_a_decision() -> None:
+    line, slow = Line(), 0.2
+    policy = posed(line, 6)
+
+    def reaches(plans: Tensor) -> Tensor:
+        time.sleep(slow)
+        return Line.reaches(line, plans)
+
+    line.reaches = reaches  # type: ignore[method-assign]
+    episodes.acted(line, TASKS, policy, 6, 6)
+    assert policy.asked == 1 and 0 < policy.seconds < slow
+
+
 def test_a_plan_of_slower_steps_is_unfolded_into_those_of_the_world() -> None:
     policy = posed(Line(), 2)
     policy.clock = 3
@@ -208,6 +222,8 @@ def test_a_watched_problem_counts_each_level_for_itself() -> None:
     watched.above.rollout(torch.zeros(3, 7, 2, 1))
     watched.towards(watched.above.rollout(torch.zeros(3, 1, 2, 1)).slice(0, 1)).step(watched.begin(), torch.zeros(3, 1))
     assert tally == {0: 3 * 5 * 4 + 3, 1: 3 * 7 * 2 + 3 * 2}
+    watched.rollout(torch.zeros(3, 5, 4, 1, requires_grad=True))
+    assert tally[0] == 3 * (3 * 5 * 4) + 3, "there and back"
     assert watched.above.above is None
     assert (watched.batch, watched.horizon) == (3, 4)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from planned import PLANNER, STUDY, made, setting
+from planned import LEVEL, PLANNER, STUDY, made, setting
 from rich.console import Console
 
 from hjepa import cli, planning, registry, runs
@@ -103,6 +103,38 @@ def test_what_can_be_done_lies_where_tasks_and_keys_do() -> None:
     devices = {bound.device.type for one in (found.actions, space, anything.space) for bound in (one.low, one.high)}  # type: ignore
     assert devices == {found.tasks.device.type} == {found.key.word.device.type} == {"meta"}
     assert anything({}, 4).shape == (3, 4, 2)
+
+
+def test_what_nobody_is_sure_of_can_cost_at_any_level_of_a_hierarchy() -> None:
+    """States of an upper level that are read from those of the one below are not doubted there; those that it predicts are."""
+    raw, members = deepcopy(STUDY), [STUDY["levels"]["state"]["predictor"]] * 2
+    for level in raw["levels"].values():
+        level["predictor"] = {"name": "ensemble", "members": members}
+    doubts = {f"doubt_{label}": {"name": "disagreement", "level": label} for label in ("state", "room")}
+    raw["plan"] |= {
+        "horizon": {"state": 2, "room": 2},
+        "oracle": {},
+        "costs": {"goal": {"name": "distance", "level": "room"}, **doubts},
+        "planner": {"name": "hierarchical", "inner": PLANNER},
+    }
+    study = parse(raw, registry.load())
+    study.complain()
+    found = Setting(study, Stack(study, streams_of(make_sources(study))).eval().requires_grad_(False), torch.device("cpu"))
+    assert found.act("planned").scores["evaluations"] > 0
+
+
+def test_a_level_that_depends_on_another_is_planned_with_what_both_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = deepcopy(STUDY)
+    raw["levels"]["later"] = {**LEVEL, "reads": "state", "condition": "room", "encoder": "identity"}
+    raw["plan"] |= {"horizon": {"later": 3}, "oracle": {}, "costs": {"goal": {"name": "distance", "level": "later"}}}
+    study = parse(raw, registry.load())
+    study.complain()
+    found = Setting(study, Stack(study, streams_of(make_sources(study))).eval().requires_grad_(False), torch.device("cpu"))
+    assert found.memory(found.ways["planned"]) == 2
+    assert found.act("planned").scores["evaluations"] > 0
+    monkeypatch.setattr(Setting, "memory", lambda *_: 1)
+    with pytest.raises(Mistake, match="level 'later' is conditioned on 'room', of which too little is seen"):
+        found.act("planned")
 
 
 def test_a_level_where_nothing_counts_needs_one_above_where_something_does() -> None:

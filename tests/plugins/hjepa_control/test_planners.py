@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import SPACE, Toy, quadratic
+from toys import SPACE, Toy, posed, quadratic
 
 from hjepa.contracts import ActionSpace, Cost, Plan
 from hjepa.randomness import Key
@@ -188,3 +188,24 @@ def test_as_many_candidates_are_judged_as_are_asked_for() -> None:
         problem = Toy(GOALS)
         planner.plan(problem, None, keyed())
         assert problem.asked == expected, planner
+
+
+def test_gradients_take_one_rollout_a_step_and_one_in_the_end() -> None:
+    problem = Toy(GOALS)
+    Gradient(starts=8, iterations=5).plan(problem, None, keyed())
+    assert problem.asked == 8 * 5 + 8
+
+
+def test_what_can_be_done_in_one_way_only_is_done_so() -> None:
+    """A dimension with equal bounds, which others' worlds may have."""
+    fixed = ActionSpace(torch.tensor([-1.0, 0.5]), torch.tensor([1.0, 0.5]))
+    plan = Gradient(iterations=60).plan(Toy(torch.tensor([[2.0, 2.0]]), space=fixed), None, keyed(0, 1))
+    torch.testing.assert_close(plan.actions.sum(1), torch.tensor([[2.0, 2.0]]), atol=0.05, rtol=0)
+
+
+def test_gradients_lead_away_from_standing_still_in_a_room() -> None:
+    """Where nothing moves, a wall is met never, which is a quotient by 0: its gradient must be one all the same."""
+    problem = posed(8, count=4)
+    still = torch.zeros(4, 1, 8, 2, requires_grad=True)
+    problem.cost(problem.rollout(still)).value.sum().backward()
+    assert still.grad is not None and still.grad.isfinite().all() and (still.grad[:, 0, 0].abs().sum(1) > 0).all()

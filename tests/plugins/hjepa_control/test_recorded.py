@@ -238,6 +238,9 @@ def test_a_file_is_never_replaced_and_equal_calls_write_equal_episodes(
         (["two_rooms", "wall"], "'wall' is no option; options are written key=value"),
         (["gymnasium"], "gymnasium needs the option 'id'"),
         (["two_rooms", "--frames", "1"], "--frames from 2 to 1024; written: 4, 1"),
+        (["two_rooms", "--seed", "9" * 30], "--seed must be from 0 to 2^63 - 1; written: 999"),
+        (["two_rooms", "--out", "/proc/a.h5"], "/proc/a.h5: cannot be written: "),
+        (["two_rooms", "--out", "x" * 300], "cannot be written: "),
     ],
 )
 def test_what_is_asked_wrongly_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[str], why: str) -> None:
