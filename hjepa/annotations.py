@@ -14,6 +14,8 @@ class Build(Generic[T]):
 
     name: str
     path: str
+    shared: bool = False
+    """Whether it is another's, and not made anew."""
 
     def __call__(self, *neighbours: Any) -> T:
         raise NotImplementedError

@@ -108,7 +108,8 @@ class Factory(Build[Any]):
 
     def __init__(self, maker: Maker, node: Component | Shared) -> None:
         self.maker, self.node, self.path = maker, node, node.path
-        self.name = node.name if isinstance(node, Component) else f"share of {node.target}"
+        self.shared = isinstance(node, Shared)
+        self.name = node.name if isinstance(node, Component) else "shared"
 
     def __call__(self, *neighbours: Any) -> Any:
         return self.maker.make(self.node, *neighbours)
@@ -183,7 +184,11 @@ def graph(study: Study, streams: Streams) -> tuple[dict[str, Node | None], list[
         nodes[label] = None
         try:
             if label in study.levels:
-                nodes[label] = _node(label, study.levels[label], {name: nodes[name] for name in nodes if name != label}, given)
+                found = _node(label, study.levels[label], {name: nodes[name] for name in nodes if name != label}, given)
+                if label in _sure(given[found.source]):
+                    said = f"source {found.source!r} has a stream of that name; call the level otherwise"
+                    raise Misfit(Problem(f"levels.{label}", said))
+                nodes[label] = found
         except Misfit as misfit:
             problems.append(misfit.problem)
         except Lost:

@@ -36,9 +36,7 @@ def problems(study: Study) -> list[Problem]:
         _unknown(f"train.optimizer.{key}", name, key, allowed) for key in study.train.optimizer.options if key not in allowed
     ]
     for key in SCHEDULED:
-        schedule = getattr(study.train.optimizer, key)
-        if min(schedule.first, schedule.last) < 0:
-            noted.append(Problem(f"train.optimizer.{key}", "it is not negative"))
+        noted += _negative(f"train.optimizer.{key}", getattr(study.train.optimizer, key))
     for pattern, options in study.train.groups.items():
         for key, value in options.items():
             path = f"train.groups.{pattern}.{key}"
@@ -55,10 +53,13 @@ def _unknown(path: str, name: str, key: str, allowed: list[str]) -> Problem:
 
 def _unreadable(path: str, value: Any) -> list[Problem]:
     try:
-        Schedule.read(value, steps=1)
+        return _negative(path, Schedule.read(value, steps=1))
     except ValueError as error:
         return [Problem(path, str(error))]
-    return []
+
+
+def _negative(path: str, schedule: Schedule) -> list[Problem]:
+    return [Problem(path, "it is not negative")] if min(schedule.first, schedule.last) < 0 else []
 
 
 def _refused(study: Study, found: type[torch.optim.Optimizer]) -> list[Problem]:

@@ -175,11 +175,24 @@ class Trainer:
     def probed(
         self, only: str | None, held: str = "test", untrained: bool = True
     ) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
-        """What the probes say of the stack on a held-out split, beside the same stack before training where that is asked for."""
-        datasets = {label: source.dataset for label, source in self.sources.items()}
-        fresh = new_stack(self.study, datasets, self.device) if untrained else None
+        """What the probes say of the stack on a held-out split, beside the same stack before training where that is asked for.
+
+        One process does it; the others are not asked for anything.
+        """
+        fresh = self._untrained() if untrained else None
         seed_default_generators(self.study.seed, "probes")
-        return evaluate(self.study, self.stack, fresh, self.sources, self.device, only, held)
+        with distributed.alone():
+            return evaluate(self.study, self.stack, fresh, self.sources, self.device, only, held)
+
+    def _untrained(self) -> Stack | None:
+        """The stack as training began with it; none where the run is gone whose weights it had."""
+        fresh = new_stack(self.study, {label: source.dataset for label, source in self.sources.items()}, self.device)
+        try:
+            load_weights(self.study, fresh, self.say)
+        except Mistake as mistake:
+            self.say(f"nothing is said of the stack before training: {mistake}")
+            return None
+        return fresh
 
     @property
     def clocks(self) -> dict[str, int]:

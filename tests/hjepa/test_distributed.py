@@ -99,8 +99,19 @@ def teacher() -> dict[str, Tensor]:
     return {f"teacher.{name}": value for name, value in ema.teacher.state_dict().items()}
 
 
+def one_by_itself() -> dict[str, Tensor]:
+    """What rank 0 computes while the other goes on: it would wait for an answer, or take another's."""
+    result = {}
+    if distributed.rank() == 0:
+        with distributed.alone():
+            x = drawn(3, 2)
+            result = {"alone.rows": distributed.gather_rows(x), "alone.sum": distributed.sum_ranks(x.sum())}
+    together = distributed.sum_ranks(torch.ones(()))
+    return result | {"together": together}
+
+
 def everything() -> dict[str, Tensor]:
-    return penalties() | rows_used_differently() | gradients() | teacher()
+    return penalties() | rows_used_differently() | gradients() | teacher() | one_by_itself()
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +161,11 @@ def test_teachers_stay_equal_to_the_last_bit_and_are_those_of_one_process(ranks:
     for name, value in teacher().items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_one_process_may_compute_by_itself(ranks: list[dict[str, Tensor]]) -> None:
+    assert torch.equal(ranks[0]["alone.rows"], drawn(3, 2)) and torch.equal(ranks[0]["alone.sum"], drawn(3, 2).sum())
+    assert [rank["together"].item() for rank in ranks] == [2, 2]
 
 
 def test_one_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

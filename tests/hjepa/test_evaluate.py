@@ -261,6 +261,20 @@ def test_untrained_means_the_weights_at_the_start(tmp_path: Path) -> None:
     assert after["probe/where/r2"] != before["probe/where/r2"]
 
 
+def test_weights_of_another_run_are_there_before_training(tmp_path: Path) -> None:
+    """So a level that stays as it is, is what it was; where that run is gone, nothing is said of the time before."""
+    probed = FULL | {"probes": {"where": {"name": "regression", "level": "frame", "target": "position"}}}
+    trainings.trained(tmp_path / "first", probed)
+    kept = {"weights": str(tmp_path / "first"), "frozen": True}
+    raw = probed | {"levels": {**FULL["levels"], "frame": {**FULL["levels"]["frame"], **kept}}}
+    found = trainings.trained(tmp_path / "second", raw).metrics
+    assert found["probe/where/r2"] == found["probe/where/untrained_r2"]
+    assert found["probe/where/r2"] != trainings.opened(tmp_path / "third", probed).probed(None)[0]["probe/where/r2"]
+    trainer = trainings.opened(tmp_path / "fourth", raw)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert "probe/where/untrained_r2" not in trainer.probed(None)[0]
+
+
 # --- what probes cannot do --------------------------------------------------------------------------------------------
 
 NEVER_MEETS = {"name": "regression", "level": "late", "target": "position", "ahead": 1, "against": ["moment"]}

@@ -169,6 +169,8 @@ def test_unknown_names_and_options_are_named_with_the_nearest(plan: Any):
         ({"optimizer": {"lr": {"from": 1.0, "to": -1.0}}}, "train.optimizer.lr"),
         ({"optimizer": {"weight_decay": -0.1}}, "train.optimizer.weight_decay"),
         ({"optimizer": {"lr": "text"}}, "train.optimizer.lr"),
+        ({"groups": {"levels.*": {"lr": -0.5}}}, "train.groups.levels.*.lr"),
+        ({"groups": {"levels.*": {"weight_decay": {"from": 0.1, "to": -0.1}}}}, "train.groups.levels.*.weight_decay"),
         ({"optimizer": []}, "train.optimizer"),
         ({"groups": {"levels.*": 3}}, "train.groups.levels.*"),
     ],

@@ -451,7 +451,7 @@ def test_a_condition_with_time_is_the_latest_that_each_step_may_know(crop: int |
 
 
 def test_a_level_can_be_a_condition(reads: Callable[..., Study]):
-    whole, batches = made(reads({"slow": {"stride": 4}, "fast": {"reads": "clock", "condition": "slow"}}, frames=8, batch=1))
+    whole, batches = made(reads({"late": {"stride": 4}, "fast": {"reads": "clock", "condition": "late"}}, frames=8, batch=1))
     whole(batches, 0)
     number = 1000 * int(batches["time"]["ids"])
     means = [0, 0, 0] + [number + 1.5] * 4 + [number + 5.5]
@@ -560,6 +560,23 @@ def test_what_is_shared_is_one_instance_one_entry_and_one_parameter(reads: Calla
     stack.load_state(fresh, state, "x")
     assert all(torch.equal(tensor, state[name]) for name, tensor in weights(fresh).items())
     assert fresh.levels["a"].encoder is fresh.levels["b"].encoder
+
+
+def test_a_prevention_cannot_be_shared(installed: Registry):
+    level = {"name": "forecast", "encoder": {"name": "conv", "width": 8, "base": 4}, "predictor": "mlp", "energy": "l2"}
+    raw = {
+        "data": {"video": {"name": "moving_digits", "frames": 6, "size": 16, "digit_size": 8, "batch": 4}},
+        "levels": {
+            "a": {**level, "prevention": ["vicreg"]},
+            "b": {**level, "reads": "frames", "prevention": [{"share": "a.prevention.0"}]},
+        },
+    }
+    assert "cannot be shared" in refused(parse(raw, installed))["levels.b"]
+
+
+def test_a_level_is_not_called_as_a_stream_of_its_source(reads: Callable[..., Study]):
+    said = refused(reads({"clock": {}, "b": {"reads": "clock"}}))
+    assert said == {"levels.clock": "source 'time' has a stream of that name; call the level otherwise"}
 
 
 def test_what_reads_something_else_cannot_be_shared(reads: Callable[..., Study]):

@@ -40,6 +40,7 @@ class Build:
     name: str
     make: type
     path: str = "levels.frame.prevention"
+    shared: bool = False
 
     def __call__(self, spec: Spec) -> Any:
         return self.make(spec)
