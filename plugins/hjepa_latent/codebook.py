@@ -21,16 +21,23 @@ class Codebook(nn.Module):
         self.codes = nn.Parameter(nn.init.normal_(torch.empty(count, width)))
         self.register_buffer("usage", torch.full((count,), 1 / count))
         self.usage: Tensor
+        self._noted: list[Tensor] = []
 
     def nearest(self, z: Tensor) -> Tensor:
         """(*shape, width) -> (*shape) int64: the code nearest to each."""
         return torch.cdist(z.detach().flatten(0, -2), self.codes.detach()).argmin(dim=-1).view(z.shape[:-1])
 
     def note(self, index: Tensor) -> None:
-        """The codes (*shape) that were chosen at a step. In evaluation mode nothing is noted."""
+        """Codes (*shape) that were chosen. In evaluation mode nothing is noted."""
         if self.training:
-            counts = sum_ranks(self.counts(index))
+            self._noted.append(self.counts(index))
+
+    def after_step(self, step: int) -> None:
+        """`usage` follows what was chosen since the last step; whoever needs it earlier may ask for it himself."""
+        if self._noted:
+            counts = sum_ranks(torch.stack(self._noted).sum(0))
             self.usage.mul_(KEPT).add_(counts / counts.sum(), alpha=1 - KEPT)
+            self._noted = []
 
     def counts(self, index: Tensor) -> Tensor:
         """(count,): how often each was chosen."""

@@ -43,7 +43,7 @@ class VQ(nn.Module):
         self.width, self.commitment, self.dead = width, commitment, dead
         self.reader = Reader(spec, hidden, width)
         self.book = Codebook(count, width)
-        self._said: Tensor | None = None
+        self._said: list[Tensor] = []
 
     def infer(
         self, energy_of_z: Callable[[Tensor], Tensor], context: Tensor, target: Tensor, key: Key
@@ -54,22 +54,23 @@ class VQ(nn.Module):
         self.book.note(index)
         code = self.book.codes[index]
         if self.training:
-            self._said = gather_rows(said.detach().flatten(0, -2))
+            self._said.append(said.detach().flatten(0, -2))
         follows = (said.detach() - code).square().mean(dim=-1)
         commits = (said - code.detach()).square().mean(dim=-1)
         return code.detach() + (said - said.detach()), follows + self.commitment * commits
 
     def after_step(self, step: int) -> None:
         """Moves codes that nobody chooses."""
-        if self._said is None:
+        if not self._said:
             return
-        rows, count = self._said, len(self.book.usage)
+        self.book.after_step(step)
+        rows, count = gather_rows(torch.cat(self._said)), len(self.book.usage)
         chosen = integers(Key.of("revived", step, device=rows.device), "row", 0, len(rows), (count,))
         dead = self.book.usage < self.dead / count
         self.book.codes.copy_(torch.where(dead[:, None], rows[chosen], self.book.codes))
         self.book.usage.copy_(torch.where(dead, 1 / count, self.book.usage))
         self.book.usage.div_(self.book.usage.sum())
-        self._said = None
+        self._said = []
 
     def sample(self, count: int, key: Key) -> Tensor:
         """(*key, count, width)."""

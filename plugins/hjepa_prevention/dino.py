@@ -61,7 +61,7 @@ class Dino(nn.Module):
         self.head = Head(spec.width, projector, prototypes)
         self.teacher = copy.deepcopy(self.head).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(prototypes))
-        self._mean = self.centre
+        self._told: list[tuple[Tensor, Tensor]] = []
 
     def terms(self, pair: Pair, here: Here) -> dict[str, Tensor]:
         """`prototypes`: the mean cross-entropy, weighted."""
@@ -70,13 +70,16 @@ class Dino(nn.Module):
             wanted = ((told - self.centre) / self.teacher_temperature(here.step)).softmax(dim=-1)
         if self.training:
             told = told.flatten(0, -2)
-            self._mean = sum_ranks(told.sum(0)) / sum_ranks(told.new_full((), len(told)))
+            self._told.append((told.sum(0), told.new_full((), len(told))))
         guess = (self.head(pair.prediction) / self.temperature).log_softmax(dim=-1)
         return {"prototypes": self.weight * row_mean(-(wanted * guess).sum(-1))}
 
     def after_step(self, step: int) -> None:
         """The centre follows the targets, the teacher's head the head."""
-        self.centre.lerp_(self._mean.to(self.centre.dtype), 1 - self.centring)
+        if self._told:
+            total, count = (sum_ranks(torch.stack(parts).sum(0)) for parts in zip(*self._told, strict=True))
+            self.centre.lerp_((total / count).to(self.centre.dtype), 1 - self.centring)
+            self._told = []
         blend(list(self.teacher.parameters()), list(self.head.parameters()), self.momentum(step))
 
 

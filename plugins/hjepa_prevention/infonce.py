@@ -56,7 +56,7 @@ class Infonce(nn.Module):
         self.projector = make_projector(spec.width, projector)
         self.register_buffer("queue", torch.zeros(queue, projected(spec.width, projector)))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
-        self._newest = self.queue[:0]
+        self._newest: list[Tensor] = []
 
     def terms(self, pair: Pair, here: Here) -> dict[str, Tensor]:
         """`contrast`: the mean cross-entropy, weighted."""
@@ -64,7 +64,7 @@ class Infonce(nn.Module):
         with without_autocast(prediction):
             own, right = unit(samples(prediction, self.over)), unit(samples(target, self.over))
             if self.training and self.size:
-                self._newest = right.detach().flatten(0, 1)
+                self._newest.append(right.detach().flatten(0, 1))
             near = self._near(own, right)
             entropy = _missed(near, [*self._beside(own), self._waiting(own)])
             if self.symmetric:
@@ -73,12 +73,12 @@ class Infonce(nn.Module):
 
     def after_step(self, step: int) -> None:
         """The targets of this step take the places of the oldest."""
-        if self.size:
-            newest = self._newest[-self.size :]
+        if self._newest:
+            newest = torch.cat(self._newest)[-self.size :]
             places = (self.pushed + torch.arange(len(newest), device=self.pushed.device)) % self.size
             self.queue[places] = newest.to(self.queue.dtype)
             self.pushed += len(newest)
-            self._newest = self.queue[:0]
+            self._newest = []
 
     def _near(self, rows: Tensor, others: Tensor) -> Tensor:
         """(groups, R, D) and (..., S, D) -> (groups, R, S)."""

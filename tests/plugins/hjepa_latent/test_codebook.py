@@ -22,10 +22,14 @@ def test_the_nearest_code() -> None:
 
 def test_usage_follows_what_is_chosen_and_rests_at_rest() -> None:
     made = book()
-    made.note(torch.tensor([[0, 0], [0, 1]]))
+    for part in ([[0, 0]], [[0, 1]]):
+        made.note(torch.tensor(part))
+    made.after_step(0)
     assert made.usage.tolist() == pytest.approx([KEPT / 3 + 0.0075, KEPT / 3 + 0.0025, KEPT / 3])
     before = made.usage.clone()
+    made.after_step(1)
     made.eval().note(torch.tensor([2, 2]))
+    made.after_step(2)
     assert torch.equal(made.usage, before)
 
 

@@ -106,6 +106,17 @@ def test_targets_and_the_teacher_of_the_head_receive_no_gradient() -> None:
     assert all(p.grad is not None for p in dino.head.parameters())
 
 
+def test_the_centre_follows_all_parts_of_a_batch() -> None:
+    target, whole, parted = drawn(6, 4), made(), made()
+    entropy(whole, target, target)
+    whole.after_step(0)
+    for part in target.split(4):
+        entropy(parted, part, part)
+    parted.after_step(0)
+    torch.testing.assert_close(parted.centre, whole.centre)
+    assert whole.centre.abs().sum() > 0
+
+
 def test_centre_and_heads_are_in_the_checkpoint() -> None:
     dino, other, z = made(), Dino(Spec(4), prototypes=6), drawn(5, 4)
     for step in range(2):

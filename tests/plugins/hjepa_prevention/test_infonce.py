@@ -82,8 +82,8 @@ def step(prevention: Infonce, target: Tensor) -> Tensor:
 
 def test_an_empty_queue_changes_nothing_and_a_filled_one_adds_negatives() -> None:
     a, b, earlier = drawn(4, 3), drawn(4, 3, seed=1), drawn(5, 3, seed=2)
+    assert contrast(a, b, made(3, queue=8)) == contrast(a, b)
     prevention = made(3, queue=8)
-    assert contrast(a, b, prevention) == contrast(a, b)
     step(prevention, earlier)
     own, columns = F.normalize(a, dim=1), F.normalize(torch.cat([b, earlier]), dim=1)
     expected = F.cross_entropy(own @ columns.T / 0.1, torch.arange(4))
@@ -102,6 +102,15 @@ def test_the_newest_targets_take_the_places_of_the_oldest() -> None:
     held, newest = prevention.queue, many[-5:]
     torch.testing.assert_close(held[held[:, 0].argsort()], newest[newest[:, 0].argsort()])
     assert prevention.pushed == 3 * 4 + 5
+
+
+def test_the_parts_of_a_batch_all_go_into_the_queue() -> None:
+    target, whole, parted = drawn(6, 3), made(3, queue=8), made(3, queue=8)
+    step(whole, target)
+    for part in target.split(2):
+        contrast(part, part, parted)
+    parted.after_step(0)
+    assert torch.equal(parted.queue, whole.queue) and parted.pushed == 6
 
 
 def test_the_queue_moves_after_a_step_of_training_alone() -> None:
