@@ -123,7 +123,9 @@ def evaluate(
 
         found, problems = runs.find(run), list[Problem]()
         plan = parse(
-            changed(found.resolved(), overrides or [], ("data", "evaluate", "probes"), problems), registry, str(found.path)
+            changed(found.resolved(), overrides or [], ("data", "evaluate", "probes", "train.device"), problems),
+            registry,
+            str(found.path),
         )
         plan.problems += problems
         plan.complain()

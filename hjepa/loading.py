@@ -139,6 +139,7 @@ def _workers(listed: list[Source], steps: range, workers: int, device: torch.dev
             num_workers=workers,
             worker_init_fn=_begin_worker,
             pin_memory=device.type == "cuda",
+            multiprocessing_context="fork" if sys.platform == "linux" else None,  # a worker's parent is who trains
         )
         reading = iter(loader)
         try:

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -440,7 +440,8 @@ def evaluate_run(
 ) -> Result:
     """The newest checkpoint of a run before the probes of its study; the run itself is left as it is."""
     begun = time.monotonic()
-    trainer = Trainer(study, run, registry, say)
+    here = replace(study, train=study.train.model_copy(update={"precision": "float32"}))  # as nothing is evaluated in less
+    trainer = Trainer(here, run, registry, say)
     trainer.restore(checkpoint.newest(run.checkpoints, say))
     result = Result("done", run.path, trainer.done, trainer.clocks, metrics=trainer.looked(), verdicts=trainer.look.verdicts)
     scores, result.draws = trainer.probed(probe)

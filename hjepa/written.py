@@ -26,10 +26,10 @@ def data_of(path: Path, overrides: Iterable[str], problems: list[Problem]) -> tu
 
 
 def changed(raw: dict[str, Any], overrides: Iterable[str], within: tuple[str, ...], problems: list[Problem]) -> dict[str, Any]:
-    """Plain data with overrides of the sections `within`. Others are noted, and so are those that lead nowhere."""
+    """Plain data with overrides of the keys `within`, or below. Others are noted, and so are those that lead nowhere."""
     for override in _kept_together(overrides, problems):
-        section = override.partition("=")[0].partition(".")[0]
-        if section in within:
+        key = override.partition("=")[0]
+        if any(f"{key}.".startswith(f"{name}.") for name in within):
             _override(raw, override, problems)
         else:
             problems.append(

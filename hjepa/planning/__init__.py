@@ -195,7 +195,7 @@ def of_run(reference: str, overrides: list[str], registry: Registry, say: Callab
     except Mistake as unknown:
         return _of_study(reference, overrides, registry, unknown)
     found: list[Problem] = []
-    study = parse(changed(run.resolved(), overrides, ("plan",), found), registry, str(run.path))
+    study = parse(changed(run.resolved(), overrides, ("plan", "train.device"), found), registry, str(run.path))
     study.problems += found + problems(study)
     study.complain()
     device = making.device(study)

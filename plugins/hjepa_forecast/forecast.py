@@ -11,7 +11,8 @@ the step that came (LeCun 2022, section 4.4), and the futures that may come are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -122,7 +123,8 @@ class Forecast(nn.Module):
         def energy_of(z: Tensor) -> Tensor:
             return self._energy(self.predictor(here.states, here.condition, z), targets)
 
-        return self.latent.infer(energy_of, _filled(here.states)[:, :-1], _filled(targets)[:, 1:], here.key)
+        with _resting(self.predictor):
+            return self.latent.infer(energy_of, _filled(here.states)[:, :-1], _filled(targets)[:, 1:], here.key)
 
     def _free(self, fit: Tensor, z: Tensor | None) -> Tensor:
         """(B, T-1): E + R(z)."""
@@ -147,11 +149,7 @@ class Forecast(nn.Module):
 
     def _energy(self, prediction: Tensor, targets: States) -> Tensor:
         """(B, T-1): of steps 1 to T-1 of the targets, the mean over the tokens that are valid."""
-        energy = self.energy(prediction, targets.tokens[:, 1:])
-        if targets.valid is None:
-            return energy.mean(dim=2)
-        counted = targets.valid[:, 1:].to(energy.dtype)
-        return (energy * counted).sum(dim=2) / counted.sum(dim=2).clamp(min=1)
+        return _mean(self.energy(prediction, targets.tokens[:, 1:]), None if targets.valid is None else targets.valid[:, 1:])
 
     def _rollout_energy(self, here: Here, targets: States, z: Tensor | None) -> Tensor:
         """(B, K): the energy of each step of a rollout that starts at a step keyed by the training step."""
@@ -161,8 +159,8 @@ class Forecast(nn.Module):
         actions = None if states.actions is None else states.actions[:, leads]
         z = None if z is None else z.detach()[:, leads]
         rolled = self.rollout(states.slice(0, start), actions, self.horizon, _until(here.condition, start), z)
-        target = targets.tokens[:, start : start + self.horizon]
-        return self.energy(rolled.tokens, target).mean(dim=2)
+        target = targets.slice(start, start + self.horizon)
+        return _mean(self.energy(rolled.tokens, target.tokens), target.valid)
 
     def rollout(
         self, start: States, actions: Tensor | None, steps: int, condition: Tensor | None = None, z: Tensor | None = None
@@ -197,6 +195,28 @@ class Forecast(nn.Module):
     def space(self, chunk: ActionSpace) -> ActionSpace:
         """What can be done in one own step: its macro-actions, or whatever can be done below in the meantime."""
         return self.macro_action.space(chunk) if self.macro_action else chunk
+
+
+def _mean(energy: Tensor, valid: Tensor | None) -> Tensor:
+    """Energies (B, K, N) -> (B, K): the mean over the tokens that are valid."""
+    if valid is None:
+        return energy.mean(dim=2)
+    counted = valid.to(energy.dtype)
+    return (energy * counted).sum(dim=2) / counted.sum(dim=2).clamp(min=1)
+
+
+@contextmanager
+def _resting(predictor: object) -> Iterator[None]:
+    """In evaluation mode: what is compared is then the same function of z each time."""
+    if not isinstance(predictor, nn.Module):
+        yield
+        return
+    mode = predictor.training
+    predictor.eval()
+    try:
+        yield
+    finally:
+        predictor.train(mode)
 
 
 def _until(condition: Tensor | None, start: int) -> Tensor | None:

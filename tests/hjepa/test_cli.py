@@ -200,7 +200,10 @@ def test_training_and_evaluating_end_with_0_and_one_object(hjepa: Callable[..., 
     assert (Path(told["run"]) / "figures" / "summary.png").read_bytes() == picture
     ended = hjepa("evaluate", "small", "levels.frame.encoder.width=5")
     assert ended.code == 2
-    assert "levels.frame.encoder.width: only data, evaluate, probes can be changed of what is trained already" in ended.err
+    assert (
+        "levels.frame.encoder.width: only data, evaluate, probes, train.device can be changed of what is trained already"
+        in ended.err
+    )
     ended = hjepa("train", "small.yaml", "train.steps=4", "--resume")
     assert ended.code == 2
     assert "train.steps: was 3, now 4" in ended.err

@@ -10,7 +10,7 @@ import torch
 import trainings
 from trainings import SMALL, changed
 
-from hjepa import loading, making
+from hjepa import loading, making, runs, train
 from hjepa.errors import Mistake
 from hjepa.nn.blocks import Block
 
@@ -21,6 +21,14 @@ def test_bfloat16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.Monk
     monkeypatch.setattr(making, "_has_bfloat16", lambda on: False)
     with pytest.raises(Mistake, match=r"train\.precision: bfloat16 is emulated on this CPU"):
         trainings.opened(tmp_path / "run", BF16)
+
+
+def test_what_was_trained_in_bfloat16_is_evaluated_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trainings.trained(tmp_path / "run", SMALL)
+    monkeypatch.setattr(making, "_has_bfloat16", lambda on: False)
+    run = runs.Run(tmp_path / "run")
+    found = train.evaluate_run(trainings.parsed(BF16), run, trainings.installed(), None, print, lambda result: None)
+    assert found.outcome == "done"
 
 
 def test_in_bfloat16_weights_gradients_and_energies_stay_float32(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -186,3 +186,41 @@ def test_tokens_that_are_not_valid_have_no_influence(latent: bool) -> None:
     ]
     assert torch.equal(outcomes[0].energy, outcomes[1].energy)
     assert torch.equal(outcomes[0].shuffled, outcomes[1].shuffled)
+
+
+def test_a_rollout_does_not_learn_from_tokens_that_are_not_valid() -> None:
+    """P14."""
+    made, states = level(False, rollout=4), below()
+    valid = torch.ones(4, 5, 1, dtype=torch.bool)
+    valid[:, 3:] = False
+    rolled = [
+        made(here(made, replace(states, tokens=states.tokens.masked_fill(~valid[..., None], fill), valid=valid))).terms[
+            "rollout"
+        ]
+        for fill in (0.0, 9.0)
+    ]
+    assert torch.equal(rolled[0], rolled[1])
+
+
+class Twice(Pair):
+    """Asks twice of the same z."""
+
+    def infer(
+        self, energy_of_z: Callable[[Tensor], Tensor], context: Tensor, target: Tensor, key: Key
+    ) -> tuple[Tensor, Tensor]:
+        one = torch.ones(*target.shape[:2], 1)
+        assert torch.equal(energy_of_z(one), energy_of_z(one))
+        return super().infer(energy_of_z, context, target, key)
+
+
+def test_what_a_search_compares_is_the_same_function_each_time_though_dropout_is_on_in_training() -> None:
+    torch.manual_seed(0)
+    made = Forecast(
+        SPEC,
+        encoder=Ready(Same),
+        predictor=Ready(lambda spec: Causal(spec, dropout=0.5)),
+        energy=Ready(Squares),
+        latent=Ready(Twice),
+    )
+    outcome = made(here(made, below()))
+    assert made.predictor.training and outcome.energy.isfinite().all()
