@@ -160,7 +160,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         counts = [x.new_empty((), dtype=torch.int64) for _ in range(world())]
-        dist.all_gather(counts, torch.tensor(len(x), device=x.device))
+        dist.all_gather(counts, x.new_full((), len(x), dtype=torch.int64))
         rows = [int(count) for count in counts]
         ctx.rows = rows
         padded = x.new_zeros(max(rows), *x.shape[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def windows(states: States, starts: list[int], stride: int, window: int) -> Stat
     """
     if window == 1 and stride == 1 and starts == list(range(states.steps)):
         return states
-    index = torch.tensor(starts, device=states.time.device)[:, None] + torch.arange(window, device=states.time.device)
+    index = _each(tuple(starts), window, states.time.device)
 
     def chosen(x: Tensor, pattern: str) -> Tensor:
         return rearrange(x[:, index], pattern)
@@ -81,6 +82,10 @@ def _chunks(actions: Tensor | None, ends: list[int], stride: int) -> Tensor | No
     """What was done between the ends of two windows."""
     if actions is None:
         return None
-    index = torch.tensor(ends[:-1], device=actions.device, dtype=torch.int64)[:, None]
-    index = index + torch.arange(stride, device=actions.device)
-    return rearrange(actions[:, index], "b t s a -> b t (s a)")
+    return rearrange(actions[:, _each(tuple(ends[:-1]), stride, actions.device)], "b t s a -> b t (s a)")
+
+
+@lru_cache(maxsize=1024)
+def _each(starts: tuple[int, ...], count: int, device: torch.device) -> Tensor:
+    """(starts, count): so many positions from each start. Kept, for a GPU waits for each that it is sent anew."""
+    return torch.tensor(starts, dtype=torch.int64, device=device)[:, None] + torch.arange(count, device=device)

@@ -77,7 +77,7 @@ class Sigreg(nn.Module):
         """(groups, rows, slices) -> (groups, slices)."""
         spacing = self.reach / (self.knots - 1)
         sums = _WaveSums.apply(projected, spacing, self.knots - 1)  # type: ignore[no-untyped-call]
-        count = projected.new_tensor(projected.shape[1])
+        count = projected.new_full((), projected.shape[1])
         if self.over != "time":  # whose groups lie within samples: no rank needs another's rows
             sums, count = sum_ranks(sums), sum_ranks(count)
         # The knot 0 is left out: there both functions are 1. The other half of the integral doubles the weights of this one.
