@@ -224,11 +224,9 @@ class Here:
         condition: Callable[[], Tensor | None] = lambda: None,
     ) -> None:
         self._below, self._states, self._view, self._condition = below, states, view, condition
-        self.key = key
-        """One key a sample: `(seed, level, epoch, sample id)`."""
-        self.step_key = step_key
-        """One key a step: `(seed, level, step)`; on the CPU, so that drawing a shape from it waits for no device."""
-        self.step = step
+        self.key, self.step_key, self.step = key, step_key, step
+        """`key`: one a sample, `(seed, level, epoch, sample id)`; `step_key`: one a step, `(seed, level, step)`, on the CPU, so that
+        drawing a shape from it waits for no device."""
 
     @cached_property
     def below(self) -> States:

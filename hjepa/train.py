@@ -175,13 +175,10 @@ class Trainer:
     def probed(
         self, only: str | None, held: str = "test", untrained: bool = True
     ) -> tuple[dict[str, float], list[Callable[[Any], None]]]:
-        """What the probes say of the stack on a held-out split, beside the same stack before training where that is asked for.
-
-        One process does it; the others are not asked for anything.
-        """
+        """What the probes say of the stack on a held-out split, beside the same stack before training where that is asked for."""
         fresh = self._untrained() if untrained else None
         seed_default_generators(self.study.seed, "probes")
-        with distributed.alone():
+        with distributed.alone():  # what one process does, the others do not answer
             return evaluate(self.study, self.stack, fresh, self.sources, self.device, only, held)
 
     def _untrained(self) -> Stack | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import stdtrit
 from torch import Tensor
 
 from hjepa.planning import episodes, paired
@@ -32,7 +31,7 @@ def share(hit: Tensor) -> dict[str, float]:
     if variance > independent:
         count = mean * (1 - mean) / variance
     else:
-        times = stdtrit(math.inf, SURE)
+        times = _times(math.inf)
     centre, half = mean + times**2 / (2 * count), times * math.sqrt(mean * (1 - mean) / count + (times / (2 * count)) ** 2)
     low, high = ((centre + side * half) / (1 + times**2 / count) for side in (-1, 1))
     return {"success": mean, "low": low, "high": high}
@@ -66,7 +65,7 @@ def _spread(values: Tensor) -> tuple[float, float]:
     more = [square for square in each if square.mean > rest.mean]
     whole = rest.mean + sum(square.mean - rest.mean for square in more)
     uncertain = sum(square.mean**2 / square.freedom for square in (more if len(more) == 1 else [*more, rest]))
-    return whole / values.numel(), float(stdtrit(whole**2 / uncertain if uncertain else math.inf, SURE))
+    return whole / values.numel(), _times(whole**2 / uncertain if uncertain else math.inf)
 
 
 class _Square:
@@ -74,3 +73,10 @@ class _Square:
 
     def __init__(self, apart: Tensor, freedom: int) -> None:
         self.mean, self.freedom = float(apart.square().sum()) / freedom, freedom
+
+
+def _times(freedom: float) -> float:
+    """By how many standard deviations a mean may be wrong with 95 % confidence (Student 1908)."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, SURE))
