@@ -21,7 +21,7 @@ class Preventions(nn.Module):
 
     def __init__(self, spec: Spec, factories: Sequence[Build[Prevention]]) -> None:
         super().__init__()
-        if any(factory.shared for factory in factories):
+        if any(getattr(factory, "shared", False) for factory in factories):
             raise ValueError("a prevention cannot be shared, for it belongs to the states of its level: name it here again")
         names = _numbered(factory.name for factory in factories)
         self._members = {name: factory(spec) for name, factory in zip(names, factories, strict=True)}
