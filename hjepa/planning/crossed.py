@@ -64,6 +64,7 @@ def _spread(values: Tensor) -> tuple[float, float]:
     each = _Square((by_model - mean).expand_as(values), models - 1), _Square((by_task - mean).expand_as(values), tasks - 1)
     more = [square for square in each if square.mean > rest.mean]
     whole = rest.mean + sum(square.mean - rest.mean for square in more)
+    # where one varies alone, its own mean square is the whole, and what is left adds nothing that is uncertain
     uncertain = sum(square.mean**2 / square.freedom for square in (more if len(more) == 1 else [*more, rest]))
     return whole / values.numel(), _times(whole**2 / uncertain if uncertain else math.inf)
 
