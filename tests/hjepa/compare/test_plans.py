@@ -94,6 +94,9 @@ def test_what_went_into_a_folder_of_its_own_is_read_there(runs: Path, tmp_path: 
     assert [run.name for run in found.runs] == ["b0", "b1"] and found.kinds == {"healthy": 2}
     assert [cell.text for cell in found.plans()["reached"]] == ["33"]
     assert [cell.text for cell in gather([str(runs)]).plans()["reached"]] == ["67"]
+    (tmp_path / "long" / "b0").rename(runs / "b0")
+    assert [run.name for run in gather([str(runs)]).runs] == ["a0", "a1"], "the same run is not there twice"
+    (runs / "b0").rename(tmp_path / "long" / "b0")
     (runs / "a1" / "resolved.yaml").unlink()
     (runs / "a1" / "journal.jsonl").unlink()
     with pytest.raises(Mistake, match=r"b1: what acted there, .*a1', is no run, or is no longer there"):
