@@ -133,7 +133,8 @@ def _paths(setting: Setting, one: Acted, path: Path) -> Path:
     setting.world.reset(setting.tasks)  # maps begin others
     count, goals = min(SHOWN, len(setting.tasks)), setting.world.goal()
     mapped = [maps.of_task(setting, number, _sides(one)) for number in range(count)]
-    columns = 1 + any(found is not None for found in mapped) + MOMENTS
+    pictured = "frames" in goals and "position" not in goals  # where goals are nowhere else to be seen
+    columns = 1 + any(found is not None for found in mapped) + MOMENTS + pictured
     figure = Figure(figsize=(1.7 * columns, 1.95 * count), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(count, columns, squeeze=False)
@@ -141,9 +142,11 @@ def _paths(setting: Setting, one: Acted, path: Path) -> Path:
         goal = goals["position"][number, 0].cpu() if "position" in goals else None
         _way(row[0], one, number, goal, found)
         if found is not None:
-            _costs(row[1], found, goal, _pixels(one, number, 0))
-        for panel, step in zip(row[columns - MOMENTS :], _moments(one, number), strict=True):
+            _costs(row[1], found, goal, one.record.frames[0]["frames"][number, 0].amax(0).cpu())
+        for panel, step in zip(row[columns - pictured - MOMENTS : columns - pictured], _moments(one, number), strict=True):
             _moment(panel, one, number, step)
+        if pictured:
+            _picture(row[-1], _coloured(goals["frames"][number, 0]).cpu(), "goal")
     figure.savefig(path)
     return path
 
@@ -164,14 +167,19 @@ def _moments(one: Acted, number: int) -> list[int]:
 
 
 def _moment(axes: Axes, one: Acted, number: int, step: int) -> None:
-    axes.imshow(_pixels(one, number, step), cmap="Greys", vmin=0, vmax=1.6)
-    axes.set_title(f"step {step}", fontsize=8)
+    _picture(axes, _coloured(one.record.frames[step]["frames"][number, 0]).cpu(), f"step {step}")
+
+
+def _picture(axes: Axes, pixels: Tensor, title: str) -> None:
+    """(H, W) or (H, W, 3), in [0, 1]."""
+    axes.imshow(pixels, cmap="Greys", vmin=0, vmax=1.6)
+    axes.set_title(title, fontsize=8)
     axes.set_axis_off()
 
 
-def _pixels(one: Acted, number: int, step: int) -> Tensor:
-    """(H, W) in [0, 1]: all that is in the way, and the dot."""
-    return one.record.frames[step]["frames"][number, 0].amax(0).cpu()
+def _coloured(pictures: Tensor) -> Tensor:
+    """(..., C, H, W) -> (..., H, W, 3) of three colours; of other channels (..., H, W), whichever is the brightest: walls, and dots."""
+    return pictures.movedim(-3, -1) if pictures.shape[-3] == 3 else pictures.amax(-3)
 
 
 def _way(axes: Axes, one: Acted, number: int, goal: Tensor | None, found: Map | None) -> None:
@@ -215,8 +223,8 @@ def _film(one: Acted, path: Path) -> Path:
     """A few tasks side by side, step by step."""
     from PIL import Image
 
-    frames = torch.cat([seen["frames"][:FILMED] for seen in one.record.frames], dim=1).amax(2)  # (tasks, T, H, W)
-    strips = (255 * torch.cat(list(frames), dim=-1)).round().to(torch.uint8).cpu().numpy()
+    frames = _coloured(torch.cat([seen["frames"][:FILMED] for seen in one.record.frames], dim=1))  # (tasks, T, H, W, ...)
+    strips = (255 * torch.cat(list(frames), dim=2)).round().to(torch.uint8).cpu().numpy()
     pictures = [
         Image.fromarray(strip).resize((3 * strip.shape[1], 3 * strip.shape[0]), Image.Resampling.NEAREST) for strip in strips
     ]

@@ -17,6 +17,7 @@ def register(components: Components) -> None:
     components.add("environment", "serial_rooms", "hjepa_control.serial_rooms:SerialRooms")
     components.add("environment", "four_rooms", "hjepa_control.four_rooms:FourRooms")
     components.add("environment", "gymnasium", "hjepa_control.gymnasium_world:GymnasiumWorld")
+    components.add("environment", "random_goals", "hjepa_control.random_goals:RandomGoals")
     components.add("dataset", "trajectories", "hjepa_control.trajectories:Trajectories")
     components.add("dataset", "recorded", "hjepa_control.recorded:Recorded")
     for name in ("cem", "icem", "mppi", "gradient", "beam", "random", "hierarchical"):

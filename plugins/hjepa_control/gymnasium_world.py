@@ -46,8 +46,8 @@ class GymnasiumWorld:
         options: what it is told besides, by name (`{width: 64, height: 64}` has MuJoCo render small).
 
     What is seen is `frames` (B,1,3,S,S) in [0,1]; `state` (B,1,O), its vector, where it observes one; `achieved` (B,1,G), where it has
-    goals. A goal is known as `achieved` alone, since no picture of it can be had. Reached is what it calls `success` or `is_success`;
-    where it says neither, an episode that it terminated. Whoever is there, or at the end of an episode, stays as he is.
+    goals. A goal is known as `achieved` alone, since no picture of it can be had (`random_goals` has some). Reached is what it calls
+    `success` or `is_success`; where it says neither, an episode that it terminated. Who is at the end of an episode stays as he is.
     """
 
     columns = ("seed",)
@@ -121,7 +121,7 @@ class GymnasiumWorld:
         self.said[number], _, terminated, truncated, info = self.acting[number].step(action)
         told = [bool(info[word]) for word in SUCCESS if word in info]
         self.reached[number] = any(told) if told else bool(terminated)
-        self.over[number] = self.reached[number] or bool(terminated or truncated)
+        self.over[number] = bool(terminated or truncated)
 
     def _fitting(self, seeds: list[int], nearest: float, furthest: float) -> int:
         for seed in seeds:

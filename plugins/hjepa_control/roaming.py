@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hjepa.contracts import Batch
+from hjepa.contracts import ActionSpace, Batch
 from hjepa.randomness import Key, uniform
 from hjepa_control.gymnasium_world import GymnasiumWorld
 
@@ -28,7 +28,7 @@ class Roaming:
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         key = Key.of(self.seed, "roaming").fold(ids.cpu())
-        actions = self._done(key)
+        actions = anything(key, self.world.actions, self.frames - 1)
         seen, lengths = [self.world.reset(self.world.tasks(key))], torch.ones_like(ids.cpu())
         for action in actions.unbind(dim=1):
             lengths += ~torch.tensor(self.world.over)
@@ -36,10 +36,11 @@ class Roaming:
         walked = {name: torch.cat([one[name] for one in seen], dim=1) for name in seen[0]}
         return {name: value.to(device) for name, value in (walked | {"actions": actions, "lengths": lengths}).items()}
 
-    def _done(self, key: Key) -> Tensor:
-        """(B, T-1, A)."""
-        steps, space = self.frames - 1, self.world.actions
-        drawn = space.low + (space.high - space.low) * uniform(key, "action", (steps, len(space.low)))
-        changed = torch.where(uniform(key, "change", (steps,)) < CHANGE, torch.arange(steps), 0)
-        latest = changed.cummax(dim=1).values
-        return drawn.gather(1, latest[..., None].expand_as(drawn))
+
+def anything(key: Key, space: ActionSpace, steps: int) -> Tensor:
+    """(B, steps, A), evenly from all that can be done; something else once in a while."""
+    low, high = space.low.to(key.word.device), space.high.to(key.word.device)
+    drawn = low + (high - low) * uniform(key, "action", (steps, len(low)))
+    changed = torch.where(uniform(key, "change", (steps,)) < CHANGE, torch.arange(steps, device=drawn.device), 0)
+    latest = changed.cummax(dim=1).values
+    return drawn.gather(1, latest[..., None].expand_as(drawn))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,23 @@ def test_a_run_is_planned_with_and_pictures_and_all_tasks_are_kept(tmp_path: Pat
     picture, film = (Image.open(file) for file in files)
     assert picture.size[0] > 300
     assert film.n_frames == 5
+
+
+def test_what_is_seen_in_colours_is_shown_in_them_and_the_goal_where_nothing_else_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = setting()
+    acted = {"planned": found.act("planned")}
+    grey, _ = shown.write(found, acted, tmp_path)
+    width, height = Image.open(grey).size
+    red, green = torch.eye(3)[:2, None, :, None, None].expand(2, 6, 3, 20, 20)
+    acted["planned"].record.frames[:] = [{"frames": red[:, None]}] * 5
+    monkeypatch.setattr(found.world, "goal", lambda: {"frames": green[:, None]})
+    monkeypatch.setattr(shown.maps, "of_task", lambda *_: None)
+    picture, film = (Image.open(file) for file in shown.write(found, acted, tmp_path))
+    found_in = Counter(picture.convert("RGB").getdata())
+    assert 4.5 < found_in[255, 0, 0] / found_in[0, 255, 0] < 7.5 and picture.size == (width, height)  # no map, but a goal
+    assert Counter(film.convert("RGB").getdata()).keys() == {(255, 0, 0)}
 
 
 def test_where_several_plan_there_is_a_picture_of_what_that_took(tmp_path: Path) -> None:

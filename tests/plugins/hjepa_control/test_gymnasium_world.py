@@ -16,6 +16,7 @@ from hjepa.randomness import Key
 
 gymnasium = pytest.importorskip("gymnasium")
 from hjepa_control.gymnasium_world import SEEDS, GymnasiumWorld  # noqa: E402
+from hjepa_control.random_goals import RandomGoals  # noqa: E402
 
 KEY = Key.of(0).fold(torch.arange(6))
 
@@ -117,6 +118,9 @@ def test_goals_are_known_where_there_are_any() -> None:
     for _ in range(10):
         seen, reached = made.step((goal - seen["achieved"])[:, 0])
     assert reached.all() and ((seen["achieved"] - goal).abs() < 2).all()
+    for _ in range(2):
+        seen, reached = made.step(torch.full((6, 1), -2.0))
+    assert not reached.any() and ((seen["achieved"] - goal).abs() >= 2).all()  # a goal does not end an episode: the world may
     with pytest.raises(Mistake, match="none has a goal 90 to inf away"):
         made.tasks(KEY, 90.0)
     plain = world()
@@ -159,3 +163,14 @@ def test_point_maze_is_seen_and_acted_in() -> None:
         seen, reached = made.step(torch.ones(2, 2))
     assert reached.shape == (2,) and not torch.equal(seen["frames"], first["frames"])
     assert (seen["achieved"] - first["achieved"]).norm(dim=-1).min() > 0.1
+
+
+def test_a_goal_that_somebody_came_upon_has_a_picture() -> None:
+    made = RandomGoals(0, of=lambda seed: GymnasiumWorld(seed, id="hjepa_test/Line-v0"), near=2.0, by="state")  # type: ignore[arg-type]
+    tasks = made.tasks(KEY, 4.0)
+    seen, goal = made.reset(tasks), made.goal()
+    assert goal["frames"].shape == (6, 1, 3, 64, 64)
+    for _ in range(12):
+        seen, reached = made.step((goal["state"] - seen["state"])[:, 0])
+    assert reached.all()
+    torch.testing.assert_close(seen["frames"], goal["frames"], atol=1e-3, rtol=0.0)
