@@ -125,8 +125,8 @@ def _opened(path: Path) -> Iterator[Any]:
 def _described(path: Path) -> tuple[dict[str, Held], np.ndarray[Any, Any]]:
     """What a file holds, the main stream first, and how many frames (E,) each of its episodes has. Mistake where that does not fit."""
     if not path.is_file():
-        near = nearest(path.name, (entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ""
-        raise Mistake(f"{path}: there is no such file{near}")
+        near = nearest(path.name, (entry.name for entry in path.parent.glob(f"*{path.suffix}")))
+        raise Mistake(f"{path}: there is no such file{near or '; `python -m hjepa_control.recording` writes one'}")
     with _opened(path) as file:
         held = {name: _checked(path, file, name) for name in _names(path, file)}
         if FRAMES not in held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from hjepa import optimizers, planning, registry, runs, stack, train
 from hjepa.parts import Component
 from hjepa.study import Study, read
+from hjepa_control import recording
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 LEARNING = [path for path in STUDIES if "\nlevels:" in path.read_text() or "\nextends:" in path.read_text()]
@@ -65,10 +67,14 @@ def test_what_a_step_has_made_does_not_wait_for_the_garbage_collector(
 
 def _read(path: Path, tmp_path: Path, plugins: registry.Registry) -> tuple[Study, Study]:
     """A study at its full size, and at a small one."""
-    folders = _folders(read(str(path), (), plugins), tmp_path)
+    whole = read(str(path), (), plugins)
+    folders = _folders(whole, tmp_path) + _files(whole, tmp_path)
     full = read(str(path), folders, plugins)
     few = [f"data.{label}.batch=2" for label in full.sources]
-    few += [f"data.{label}.held_out=16" for label, plan in full.sources.items() if "held_out" in plan.component.options]
+    drawn = [
+        label for label, plan in full.sources.items() if {"held_out", "file"} & plan.component.options.keys() == {"held_out"}
+    ]
+    few += [f"data.{label}.held_out=16" for label in drawn]
     small = read(str(path), [*SMALL, *folders, *few], plugins)
     small.complain()
     return full, small
@@ -91,6 +97,18 @@ def _folders(study: Study, path: Path) -> list[str]:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 30), (3 * number, 200 * (number % 2), 100)).save(file)
     return [f"data.{label}.path={path / label}" for label in labels]
+
+
+def _files(study: Study, path: Path) -> list[str]:
+    """Where a source reads walks that have been recorded: a few of them, in the world that is planned in."""
+    labels = [label for label, plan in study.sources.items() if "file" in plan.component.options]
+    for label in labels:
+        pytest.importorskip("gymnasium_robotics", reason="needs pip install 'hjepa[sim]'")
+        assert study.plan
+        world = study.plan.environment.options["of"]
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        recording.record(recording.walks(world.name, world.options, 34, 0), path / f"{label}.h5", 12, {})
+    return [f"data.{label}.file={path / label}.h5" for label in labels]
 
 
 @pytest.mark.parametrize("path", ACTING, ids=lambda path: path.stem)
