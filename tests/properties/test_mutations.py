@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -133,6 +134,11 @@ def bases(installed: registry.Registry, tmp_path_factory: pytest.TempPathFactory
     for source in (source for raw in written for source in raw.get("data", {}).values() if "path" in source):
         source["path"] = str(folder)
         Image.new("L", (8, 8)).save(folder / "image.png")
+    with h5py.File(folder / "walks.h5", "w") as walks:
+        walks.update({"frames": np.zeros((20, 33, 3, 48, 48), np.uint8), "actions": np.zeros((20, 32, 2), np.float32)})
+        walks.update({"state": np.zeros((20, 33, 4), np.float32), "achieved": np.zeros((20, 33, 2), np.float32)})
+    for source in (source for raw in written for source in raw.get("data", {}).values() if "file" in source):
+        source["file"] = str(folder / "walks.h5")
     for choices in (
         node["choice"] for raw in written for node in raw.get("search", {}).get("space", {}).values() if "choice" in node
     ):
