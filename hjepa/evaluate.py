@@ -172,6 +172,7 @@ def _on(device: torch.device, states: States) -> States:
         valid=None if states.valid is None else states.valid.to(device),
         maps=tuple(m.float().to(device) for m in states.maps),
         actions=None if states.actions is None else states.actions.to(device),
+        doubt=None if states.doubt is None else states.doubt.float().to(device),
     )
 
 
@@ -184,6 +185,7 @@ def _cat_states(parts: list[States]) -> States:
         valid=None if first.valid is None else torch.cat([p.valid for p in parts if p.valid is not None]),
         maps=tuple(torch.cat(maps) for maps in zip(*(p.maps for p in parts), strict=True)),
         actions=None if first.actions is None else torch.cat([p.actions for p in parts if p.actions is not None]),
+        doubt=None if first.doubt is None else torch.cat([p.doubt for p in parts if p.doubt is not None]),
     )
 
 

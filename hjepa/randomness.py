@@ -78,6 +78,10 @@ class Key:
             word = _mixed(_mixed(word + _GOLDEN) + number)
         return Key(word)
 
+    def fold_rows(self, numbers: Tensor) -> Key:
+        """A key of its own for each different row of numbers (B, K), by their bits in float32."""
+        return self.fold(*numbers.float().contiguous().view(torch.int32).long().unbind(dim=1))
+
 
 def bits(key: Key, stream: str, shape: tuple[int, ...] = ()) -> Tensor:
     """(*key, *shape) int64, each all of 64 random bits."""

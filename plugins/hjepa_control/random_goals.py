@@ -59,8 +59,7 @@ class RandomGoals:
 
     def reset(self, task: Tensor) -> Batch:
         """What is seen where tasks (B, K) begin; their goals are walked to before."""
-        bits = task.float().contiguous().view(torch.int32).long()
-        key = Key.of(self.seed, "random goals", device=task.device).fold(*bits.unbind(dim=1))
+        key = Key.of(self.seed, "random goals", device=task.device).fold_rows(task)
         self.world.reset(task)
         for action in anything(key, self.actions, self.steps).unbind(dim=1):
             self._goal, _ = self.world.step(action)

@@ -130,8 +130,7 @@ class Rooms:
         """What is seen where tasks (B, K) begin. What walls and distractors do follows from a task's numbers, whatever stands beside it."""
         self._task, self._place, self._goal, self._world = task, task[:, :2], task[:, 2:4], self.world(task[:, 4:])
         self._steps = torch.zeros(len(task), dtype=torch.int64, device=task.device)
-        bits = task.float().contiguous().view(torch.int32).long()
-        self._key = Key.of(self.seed, "rebound", device=task.device).fold(*bits.unbind(dim=1))
+        self._key = Key.of(self.seed, "rebound", device=task.device).fold_rows(task)
         self._others = Distractors.begun(self._key, self.distractors)
         return self._seen(self._place, self._others)
 

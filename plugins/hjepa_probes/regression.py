@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hjepa.contracts import Observation, Observer, Positive, Whole
+from hjepa.contracts import Observation, Observer, Positive, States, Whole
 from hjepa_probes.readout import Features, Readout, Tokens, aligned, fitted, picture, pooled, r2, rmse, to_pixels, told
 
 SHOWN = 8
@@ -42,7 +42,8 @@ class Regression:
     Scores: `r2`, the mean over target dimensions of 1 - SSE/SST with the test mean in SST (dimensions that never vary are left
     out), and `error`, the root mean squared error in the target's unit. With `ahead`, by the same rule and for every start:
     `r2_persistence`, the readout of the last known state; `r2_<label>`, each level of `against`; and as an upper bound
-    `r2_encoded`, the readout of the state that was predicted, had it been seen.
+    `r2_encoded`, the readout of the state that was predicted, had it been seen. And `doubt`, where the level says how far apart
+    several predictors are about the states that are scored: the mean over their tokens.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Regression:
             return scores
         scores["r2_persistence"] = r2(found.encoded[:, :starts][scored], truth)
         scores["r2_encoded"] = r2(found.encoded[:, self.ahead :][scored], truth)
+        if found.doubt is not None:
+            scores["doubt"] = float(found.doubt[scored].mean())
         time = self._seen(observer, self.level, "test").states.time
         for label in self.against:
             there, clock = self._seen(observer, label, "test").states.time, observer.spec(label).clock
             ways = [way(label, there, clock, time[:, start], time[:, start + self.ahead]) for start in range(starts)]
-            predicted = self._predicted(observer, label, self._readout(observer, label), ways)
+            predicted = self._read(self._readout(observer, label), [last(observer, label, *each) for each in ways])
             scores[f"r2_{label}"] = r2(predicted[scored], truth)
         return scores
 
@@ -104,10 +107,14 @@ class Regression:
             )
         readout = self._readout(observer, self.level)
         encoded, truth = readout(pooled(test.states, self.tokens)), aligned(test, self.target)
-        predicted = encoded
+        predicted, doubt = encoded, None
         if self.ahead:
-            predicted = self._predicted(observer, self.level, readout, [(start, self.ahead) for start in range(starts)])
-        return Found(truth[:, self.ahead :], predicted, encoded, test.states.time[:, self.ahead :], self._scored(test, starts))
+            states = [last(observer, self.level, start, self.ahead) for start in range(starts)]
+            predicted = self._read(readout, states)
+            doubts = [each.doubt.mean(2) for each in states if each.doubt is not None]
+            doubt = torch.cat(doubts, dim=1) if doubts else None
+        time, scored = test.states.time[:, self.ahead :], self._scored(test, starts)
+        return Found(truth[:, self.ahead :], predicted, encoded, time, scored, doubt)
 
     def _scored(self, test: Observation, starts: int) -> Tensor:
         """(n, starts) bool. ValueError where none would be left."""
@@ -128,10 +135,9 @@ class Regression:
         train = self._seen(observer, level, "train")
         return fitted(pooled(train.states, self.tokens), aligned(train, self.target), self.ridge)
 
-    def _predicted(self, observer: Observer, level: str, readout: Readout, ways: list[tuple[int, int]]) -> Tensor:
-        """(n, starts, P): what is read from the last state of each way `(start, steps)`."""
-        states = [observer.predict(level, "test", start, steps) for start, steps in ways]
-        return torch.stack([readout(pooled(each, self.tokens)[:, -1]) for each in states], dim=1)
+    def _read(self, readout: Readout, states: list[States]) -> Tensor:
+        """(n, starts, P): what is read from states of one step each."""
+        return torch.cat([readout(pooled(each, self.tokens)) for each in states], dim=1)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,13 @@ class Found:
     """(n, starts): base ticks."""
     scored: Tensor
     """(n, starts) bool."""
+    doubt: Tensor | None
+    """(n, starts), of what was predicted."""
+
+
+def last(observer: Observer, label: str, start: int, steps: int) -> States:
+    """(n, 1, N, D): the last of so many own steps that a level predicts of test samples, from own step `start` on."""
+    return observer.predict(label, "test", start, steps).slice(steps - 1, steps)
 
 
 def way(label: str, there: Tensor, clock: int, start: Tensor, stop: Tensor) -> tuple[int, int]:

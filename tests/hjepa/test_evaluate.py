@@ -9,7 +9,7 @@ import pytest
 import torch
 import trainings
 from matplotlib.figure import Figure
-from trainings import FULL, SMALL, changed, digests, left
+from trainings import FULL, PREDICTOR, SMALL, changed, digests, left
 
 from hjepa import evaluate, runs, train
 from hjepa.contracts import Features, Here, States
@@ -273,6 +273,13 @@ def test_weights_of_another_run_are_there_before_training(tmp_path: Path) -> Non
     trainer = trainings.opened(tmp_path / "fourth", raw)
     (tmp_path / "first").rename(tmp_path / "moved")
     assert "probe/where/untrained_r2" not in trainer.probed(None)[0]
+
+
+def test_of_what_several_predictors_foresee_their_doubt_is_told_too(tmp_path: Path) -> None:
+    raw = changed(FULL, ("levels.frame.predictor", {"name": "ensemble", "members": [PREDICTOR, PREDICTOR]}))
+    next_ = {"name": "regression", "level": "frame", "target": "position", "ahead": 1}
+    scores = trainings.opened(tmp_path / "run", raw | {"probes": {"next": next_}}).probed(None)[0]
+    assert scores["probe/next/doubt"] > 0
 
 
 # --- what probes cannot do --------------------------------------------------------------------------------------------

@@ -231,3 +231,10 @@ def test_other_people_s_generators_are_seeded_too():
     assert drawn() == first
     seed_default_generators(1, "step", 3)
     assert all(one != other for one, other in zip(drawn(), first, strict=True))
+
+
+def test_each_row_of_numbers_has_a_key_of_its_own_whatever_stands_beside_it():
+    rows = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0], [1.0, -2.0]])
+    words = Key.of(5).fold_rows(rows).word
+    assert words[0] == words[2] and len(words.unique()) == 3
+    assert torch.equal(Key.of(5).fold_rows(rows[1:]).word, words[1:])

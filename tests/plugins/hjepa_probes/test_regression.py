@@ -211,6 +211,17 @@ def test_only_ways_are_scored_on_which_something_happens() -> None:
         Regression(**options, only="never").measure(world)
 
 
+def test_doubt_is_that_of_the_states_that_are_scored() -> None:
+    class Doubting(World):
+        def predict(self, level: str, split: str, start: int, steps: int) -> States:
+            states = super().predict(level, split, start, steps)
+            return replace(states, doubt=states.time[:, :, None] + torch.tensor([0.0, 1.0]))
+
+    found = Regression(level="fast", target="position", ahead=3).measure(Doubting())
+    assert found.pop("doubt") == sum(range(3, TICKS)) / (TICKS - 3) + 0.5
+    assert found == Regression(level="fast", target="position", ahead=3).measure(World())
+
+
 def test_the_readout_is_fitted_on_encoded_states_so_that_it_repairs_nothing() -> None:
     """A constant drift of the predictions would be learned away by a readout fitted on predictions."""
     scores = Regression(level="fast", target="position", ahead=4, ridge=1e-9).measure(World(drift=1.0))
@@ -296,7 +307,7 @@ def test_positions_find_their_pixels() -> None:
     whole = Regression(level="fast", target="position")._found(world)
     inside = [i for i, p in enumerate(world.truth("test")[0]) if p[:, 0].abs().max() < 6 and p[:, 1].abs().max() < 10]
     assert len(inside) > 20
-    found = type(whole)(*(part[inside] for part in vars(whole).values()))
+    found = type(whole)(*(None if part is None else part[inside] for part in vars(whole).values()))
     place = to_pixels(world.observe("fast", "test").batch["frames"][inside], found.time, found.truth)
     assert place is not None
     assert torch.allclose(place, torch.tensor([[2, 1], [16, 14]]).double(), atol=0.05)
